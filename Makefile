@@ -1,0 +1,57 @@
+# A menu, not a program: each target is one line that calls the command line. `make` alone prints it.
+PYTHON ?= python3
+BIN := .venv/bin
+PROFILE ?= paper
+# What is not set is not passed on, and the command line's own defaults hold.
+PLACES = $(if $(DATA),--data-root $(DATA)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS))
+FLAGS = --profile $(PROFILE) $(PLACES) $(if $(CATEGORIES),--categories $(CATEGORIES)) $(if $(SEEDS),--seeds $(SEEDS))
+TABLES := $(wildcard experiments/*/table*.yaml)
+READY := .venv/installed
+
+.DEFAULT_GOAL := menu
+.PHONY: menu setup smoke test test-real lint format tables benchmark
+
+menu:
+	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2]"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as <paper>-table1. There are:"
+	@for table in $(TABLES:experiments/%.yaml=%); do echo "                    $$table"; done
+
+setup: $(READY)	## make the environment (.venv); every other target does it first
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+smoke: $(READY)	## every table at smoke scale on generated images: no download, minutes
+	$(foreach table,$(TABLES:experiments/%.yaml=%),$(BIN)/anomaly-bench table $(table) --profile smoke $(PLACES) &&) true
+
+test: $(READY)	## the tests
+	$(BIN)/pytest
+
+test-real: $(READY)	## tests that train on real images; needs ANOMALY_BENCH_DATA and ANOMALY_BENCH_WEIGHTS
+	$(BIN)/pytest -m real
+
+lint: $(READY)	## check style and types, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)	## rewrite to the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+table%: $(READY)
+	$(BIN)/anomaly-bench table fmm_scsatt/$@ $(FLAGS)
+
+# <paper>-tableN, the paper's underscores written as hyphens.
+$(foreach table,$(TABLES),$(subst _,-,$(subst /,-,$(table:experiments/%.yaml=%)))): $(READY)
+	$(BIN)/anomaly-bench table $(subst -,_,$(word 1,$(subst -table, table,$@)))/$(word 2,$(subst -table, table,$@)) $(FLAGS)
+
+tables: $(READY)	## build every table from the records there are; trains nothing
+	$(BIN)/anomaly-bench tables --profile $(PROFILE) $(PLACES)
+
+benchmark: $(READY)	## speed: the metric panel against scikit-learn and the plain rule
+	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv
