@@ -1,0 +1,301 @@
+"""What all data modules share: samples, counts, the in-memory image tensor, and batches cut from it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image, read_mask
+from anomaly_bench.data.layout import Sample, Split, mvtec_samples
+from anomaly_bench.errors import UserError, nearest
+
+PREDICT_BATCH = 32  # images a batch when maps are made; changes no number
+
+
+class Batch(NamedTuple):
+    """`images`: (N, 3, H, W) uint8 in channels-last memory; `indices`: (N,) positions within the split."""
+
+    images: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images and masks of one category."""
+
+    train: int
+    test_good: int
+    test_defective: int
+    masks: int
+
+
+@dataclass(frozen=True)
+class Official:
+    """What a category's publishers say of it: `counts`, and `image_size` as (height, width) in pixels."""
+
+    counts: Counts
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Everything about the test images but their pixels, in the order of the prediction batches.
+
+    Attributes:
+        samples: N of them.
+        masks: (N, H, W) bool at the evaluated size, or None where the data set has no masks.
+        shares: (N,) anomalous part of the pixels at the original size, in [0, 1].
+    """
+
+    samples: list[Sample]
+    masks: NDArray[np.bool_] | None
+    shares: NDArray[np.float64]
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        return np.array([sample.anomalous for sample in self.samples])
+
+
+class ResidentImages(Dataset[Batch]):
+    """A split as one uint8 tensor, indexed by whole batches: nothing is decoded or collated in the loop."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        indices = indices.to(self.images.device)
+        return Batch(self.images[indices].permute(0, 3, 1, 2), indices)  # (N, H, W, 3) -> (N, 3, H, W)
+
+
+class BatchOrder(Sampler[Tensor]):
+    """Index tensors of one epoch. Shuffled by (seed, epoch) alone, so a resumed run sees the same batches.
+
+    A last batch of a single image can be dropped (`drop_single`); any other short one is kept.
+    """
+
+    def __init__(self, length: int, batch_size: int, shuffle_seed: int | None, *, drop_single: bool = False) -> None:
+        self.length, self.batch_size, self.shuffle_seed = length, batch_size, shuffle_seed
+        self.used = length - 1 if drop_single and length % batch_size == 1 and length > batch_size else length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.used // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.length)
+        if self.shuffle_seed is not None:
+            words = np.random.SeedSequence([self.shuffle_seed, self.epoch]).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+            order = torch.randperm(self.length, generator=generator)
+        yield from torch.split(order[: self.used], self.batch_size)
+
+
+class AnomalyDataModule(lightning.LightningDataModule):
+    """One category of a data set: normal images to train on, normal and anomalous ones to test on.
+
+    A data set's file gives `revision`, `category_names`, `category_folder` and, where its layout is not MVTec AD's,
+    `find_samples`.
+
+    Args:
+        data_root: folder that holds the data sets.
+        category: name of the category.
+        image_size: height and width that images are resized to, in pixels.
+        batch_size: training images a step.
+        shuffle_seed: seed of the training order.
+        train_images: keep only so many training images (evenly spaced), or all where None.
+        test_images: keep only so many test images (every defect type in turn), or all where None.
+
+    Attributes:
+        revision: part of every run's identity; raise it when the tensors that a run sees change.
+        publishable: whether results on it may be committed.
+    """
+
+    revision: ClassVar[int]
+    publishable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        data_root: Path,
+        category: str,
+        *,
+        image_size: int = 256,
+        batch_size: int = 16,
+        shuffle_seed: int = 0,
+        train_images: int | None = None,
+        test_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.category, self.folder = category, self.category_folder(data_root, category)
+        self.image_size, self.batch_size, self.shuffle_seed = image_size, batch_size, shuffle_seed
+        self.kept = {"train": train_images, "test": test_images}
+        self.train_pixels: Tensor | None = None
+        self.test_pixels: Tensor | None = None
+        self.ground_truth: GroundTruth | None = None
+
+    @classmethod
+    @abstractmethod
+    def category_names(cls, data_root: Path) -> list[str]:
+        """The official categories, or those found where there is no official list."""
+
+    @classmethod
+    @abstractmethod
+    def category_folder(cls, data_root: Path, category: str) -> Path:
+        """Where a category's images are; raises UserError when they are not there."""
+
+    @classmethod
+    def official(cls, category: str) -> Official | None:
+        """What the publishers say, or None where nobody does."""
+        return None
+
+    @classmethod
+    def find_samples(cls, folder: Path, split: Split) -> list[Sample]:
+        """All samples of a split, sorted by name; the default reads MVTec AD's layout."""
+        return mvtec_samples(folder, split)
+
+    @classmethod
+    def check_category(cls, data_root: Path, category: str) -> None:
+        """Raise UserError when no such category exists, here or anywhere."""
+        names = cls.category_names(data_root)
+        if category not in names:
+            raise UserError(f"unknown category '{category}'{nearest(category, names)}")
+
+    @cached_property
+    def samples(self) -> dict[Split, list[Sample]]:
+        """Every sample there is, before a subset is taken."""
+        return {"train": self.find_samples(self.folder, "train"), "test": self.find_samples(self.folder, "test")}
+
+    def counts(self) -> Counts:
+        """What is on disk."""
+        test = self.samples["test"]
+        return Counts(
+            train=len(self.samples["train"]),
+            test_good=sum(not sample.anomalous for sample in test),
+            test_defective=sum(sample.anomalous for sample in test),
+            masks=sum(sample.mask is not None and sample.mask.exists() for sample in test),
+        )
+
+    def manifest_sha256(self) -> str:
+        """Hash of every image and mask of the category, see `images.manifest_sha256`."""
+        samples = [*self.samples["train"], *self.samples["test"]]
+        files = [(sample.name, sample.path) for sample in samples]
+        masks = [(f"mask of {sample.name}", sample.mask) for sample in samples if sample.mask is not None]
+        return manifest_sha256([*files, *((name, path) for name, path in masks if path.exists())])
+
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """Every (height, width) that occurs on disk, in pixels."""
+        samples = [*self.samples["train"], *self.samples["test"]]
+        return sorted(set(parallel(lambda sample: full_size(sample.path), samples)))
+
+    def evidence(self) -> dict[str, Any]:
+        """What a record says of its data: hash, counts and image sizes, beside the official ones where there are any.
+
+        `complete` and `resized` are null where there is nothing official to compare with.
+        """
+        counts, sizes, official = self.counts(), self.image_sizes(), self.official(self.category)
+        return {
+            "manifest_sha256": self.manifest_sha256(),
+            "counts": asdict(counts),
+            "official_counts": asdict(official.counts) if official else None,
+            "complete": counts == official.counts if official else None,
+            "image_sizes": [list(size) for size in sizes],
+            "official_image_size": list(official.image_size) if official else None,
+            "resized": sizes != [official.image_size] if official else None,
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode both splits once, on all cores; every later call is free.
+
+        Raises:
+            UserError: a file is missing or damaged, or a mask does not fit its image.
+        """
+        if self.ground_truth is not None:
+            return
+        train = spaced(self.samples["train"], self.kept["train"])
+        test = stratified(self.samples["test"], self.kept["test"])
+        for split, samples in (("training", train), ("test", test)):
+            if not samples:
+                raise UserError(f"{self.folder} has no {split} images; complete it, or choose another category.")
+        self.train_pixels = self._decode(train)[0]
+        self.test_pixels, sizes = self._decode(test)
+        self.ground_truth = self._read_ground_truth(test, sizes)
+
+    def _decode(self, samples: list[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
+        images = parallel(lambda sample: read_image(sample.path, self.image_size), samples)
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images]))  # (N, H, W, 3)
+        return pixels, [image.full_size for image in images]
+
+    def _read_ground_truth(self, samples: list[Sample], sizes: list[tuple[int, int]]) -> GroundTruth:
+        masks = np.zeros((len(samples), self.image_size, self.image_size), dtype=bool)
+        shares = np.zeros(len(samples))
+        anomalous = [index for index, sample in enumerate(samples) if sample.anomalous]
+        fitting = parallel(lambda index: self._fitting_mask(samples[index], sizes[index]), anomalous)
+        for index, (mask, share) in zip(anomalous, fitting, strict=True):
+            masks[index], shares[index] = mask, share
+        return GroundTruth(samples, masks, shares)
+
+    def _fitting_mask(self, sample: Sample, full_size: tuple[int, int]) -> tuple[NDArray[np.bool_], float]:
+        if sample.mask is None or not sample.mask.exists():
+            where = f" (expected {sample.mask})" if sample.mask else ""
+            raise UserError(f"the mask of {sample.path} is missing{where}; add it, or remove the image.")
+        mask = read_mask(sample.mask, self.image_size)
+        if mask.full_size != full_size:
+            sizes = "{1}x{0} pixels, its image {3}x{2}".format(*mask.full_size, *full_size)
+            raise UserError(f"mask {sample.mask} has {sizes}; give it the size of its image.")
+        return mask.pixels, mask.share
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.train_pixels is not None
+        # At 32 pixels the bottleneck's map is 1x1, and batch norm has no variance over one image's.
+        drop_single = self.image_size < 64
+        order = BatchOrder(len(self.train_pixels), self.batch_size, self.shuffle_seed, drop_single=drop_single)
+        return self._loader(self.train_pixels, order)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test images, in the order of `ground_truth`."""
+        assert self.test_pixels is not None
+        return self._loader(self.test_pixels, BatchOrder(len(self.test_pixels), PREDICT_BATCH, None))
+
+    def _loader(self, pixels: Tensor, order: BatchOrder) -> DataLoader[Batch]:
+        # batch_size=None: the sampler's index tensors are whole batches already.
+        return DataLoader(ResidentImages(self._to_device(pixels)), batch_size=None, sampler=order)
+
+    def _to_device(self, pixels: Tensor) -> Tensor:
+        """On the GPU where half of its free memory holds them; else they stay here and travel batch by batch."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+            return pixels
+        return pixels.to(device)
+
+
+def spaced(samples: list[Sample], count: int | None) -> list[Sample]:
+    """`count` samples at even distances, or all."""
+    if count is None or count >= len(samples):
+        return samples
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def stratified(samples: list[Sample], count: int | None) -> list[Sample]:
+    """`count` samples, taken from every defect type (and the good ones) in turn, in their own order; or all."""
+    if count is None or count >= len(samples):
+        return samples
+    ranks: dict[str, int] = {}
+    ranked = []
+    for position, sample in enumerate(samples):
+        ranks[sample.defect] = ranks.get(sample.defect, -1) + 1
+        ranked.append((ranks[sample.defect], position))
+    return [samples[position] for position in sorted(position for _, position in sorted(ranked)[:count])]

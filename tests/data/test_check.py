@@ -1,0 +1,259 @@
+"""Damaged data: `setup` stops with a sentence that names the file, `data check` lists every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_bench.data import mvtec
+from anomaly_bench.data.check import CategoryReport, check_data_set, report_lines
+from anomaly_bench.data.folder import Folder
+from anomaly_bench.data.mvtec import MVTecAD
+from anomaly_bench.errors import UserError
+
+SIDE = 24
+IMAGE, MASK = "test/crack/001.png", "ground_truth/crack/001_mask.png"
+
+
+def save(path: Path, *shape: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_category(folder: Path) -> Path:
+    """Five training images, two good ones and two of each of two defects, 24x24."""
+    for index in range(5):
+        save(folder / f"train/good/{index:03}.png", SIDE, SIDE, 3)
+    for index in range(2):
+        for defect in ("good", "crack", "hole"):
+            save(folder / f"test/{defect}/{index:03}.png", SIDE, SIDE, 3)
+        for defect in ("crack", "hole"):
+            write_mask(folder / f"ground_truth/{defect}/{index:03}_mask.png")
+    return folder
+
+
+def write_mask(path: Path, *, side: int = SIDE, value: int = 255) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((side, side), dtype=np.uint8)
+    mask[4:12, 5:11] = value
+    Image.fromarray(mask).save(path)
+
+
+# A flaw is made in a sound category; the path that it returns must be in the message.
+
+
+def text_for_image(folder: Path) -> Path:
+    (folder / IMAGE).write_text("no image")
+    return folder / IMAGE
+
+
+def truncated_training_image(folder: Path) -> Path:
+    path = folder / "train/good/003.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    return path
+
+
+def image_of_zero_bytes(folder: Path) -> Path:
+    (folder / "test/good/000.png").write_bytes(b"")
+    return folder / "test/good/000.png"
+
+
+def truncated_mask(folder: Path) -> Path:
+    (folder / MASK).write_bytes((folder / MASK).read_bytes()[:60])
+    return folder / MASK
+
+
+def mask_of_another_size(folder: Path) -> Path:
+    write_mask(folder / MASK, side=SIDE + 1)
+    return folder / MASK
+
+
+def missing_mask(folder: Path) -> Path:
+    (folder / MASK).unlink()
+    return folder / MASK
+
+
+def empty_training_folder(folder: Path) -> Path:
+    for path in (folder / "train/good").iterdir():
+        path.unlink()
+    return folder
+
+
+def empty_test_folder(folder: Path) -> Path:
+    for path in [*(folder / "test").rglob("*.png"), *(folder / "ground_truth").rglob("*.png")]:
+        path.unlink()
+    return folder
+
+
+FATAL = [
+    text_for_image,
+    truncated_training_image,
+    image_of_zero_bytes,
+    truncated_mask,
+    mask_of_another_size,
+    missing_mask,
+    empty_training_folder,
+    empty_test_folder,
+]
+
+
+def orphan_mask(folder: Path) -> Path:
+    write_mask(folder / "ground_truth/crack/007_mask.png")
+    return folder / "ground_truth/crack/007_mask.png"
+
+
+def grey_mask(folder: Path) -> Path:
+    mask = np.array(Image.open(folder / MASK))
+    mask[5, 6] = 90
+    Image.fromarray(mask).save(folder / MASK)
+    return folder / MASK
+
+
+def empty_mask(folder: Path) -> Path:
+    write_mask(folder / MASK, value=0)
+    return folder / MASK
+
+
+FLAWS = [*FATAL, orphan_mask, grey_mask, empty_mask]
+WORDS = {
+    "text_for_image": "is not an image",
+    "truncated_training_image": "cannot be read",
+    "image_of_zero_bytes": "is not an image",
+    "truncated_mask": "cannot be read",
+    "mask_of_another_size": "another size than its image (25x25, its image 24x24)",
+    "missing_mask": "its mask",
+    "empty_training_folder": "train: no images",
+    "empty_test_folder": "test: no images",
+    "orphan_mask": "belongs to no test image",
+    "grey_mask": "not binary",
+    "empty_mask": "empty, though its image lies in a defect folder",
+}
+
+
+@pytest.mark.parametrize("flaw", FATAL)
+def test_setup_stops_at_a_flaw_with_a_sentence_that_names_the_file(
+    flaw: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    named = flaw(write_category(tmp_path / "thing"))
+    with pytest.raises(UserError) as caught:
+        Folder(tmp_path, "thing", image_size=16).setup()
+    assert str(named) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("flaw", [orphan_mask, grey_mask, empty_mask])
+def test_setup_lives_with_flaws_that_training_would_not_stumble_over(
+    flaw: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    flaw(write_category(tmp_path / "thing"))
+    Folder(tmp_path, "thing", image_size=16).setup()
+
+
+def test_the_sizes_of_a_misfit_are_width_by_height(tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "thing")
+    save(folder / IMAGE, 10, 30, 3)
+    with pytest.raises(UserError, match=r"001_mask\.png has 24x24 pixels, its image 30x10; give it the size"):
+        Folder(tmp_path, "thing", image_size=16).setup()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Path]]:
+    """A data root with one category a flaw, a sound one, an incomplete and an overfull one; and the files at fault."""
+    root, named = tmp_path / "mvtec", {}
+    for flaw in FLAWS:
+        named[flaw.__name__] = flaw(write_category(root / flaw.__name__))
+    write_category(root / "sound")
+    for path in (
+        *sorted((write_category(root / "incomplete") / "train/good").iterdir())[:3],
+        root / "incomplete" / IMAGE,
+    ):
+        path.unlink()
+    (root / "incomplete" / MASK).unlink()
+    save(write_category(root / "overfull") / "test/good/002.png", SIDE, SIDE, 3)
+    save(write_category(root / "resized") / "train/good/000.png", 10, 12, 3)
+    categories = [*named, "sound", "incomplete", "overfull", "resized", "absent"]
+    monkeypatch.setattr(mvtec, "OFFICIAL", dict.fromkeys(categories, (5, 2, 4, SIDE)))
+    return tmp_path, named
+
+
+def test_check_names_the_one_flaw_of_every_category(zoo: tuple[Path, dict[str, Path]]) -> None:
+    root, named = zoo
+    reports = {report.category: report for report in check_data_set(MVTecAD, root)}
+    assert WORDS.keys() == named.keys()
+    for flaw, words in WORDS.items():
+        [problem] = reports[flaw].problems
+        assert str(named[flaw]) in problem
+        assert words in problem
+        assert reports[flaw].status.endswith("; 1 PROBLEM")
+        assert not reports[flaw].sound
+
+
+def test_check_compares_counts_and_sizes_with_the_official_ones(zoo: tuple[Path, dict[str, Path]]) -> None:
+    reports = {report.category: report for report in check_data_set(MVTecAD, zoo[0])}
+    assert list(reports) == list(mvtec.OFFICIAL)
+    statuses = {
+        "sound": "complete",
+        "incomplete": "INCOMPLETE: train 2 of 5, test defective 3 of 4, masks 3 of 4",
+        "overfull": "DIFFERENT: test good 3 of 2",
+        "resized": "complete",
+        "absent": "not here",
+    }
+    assert {name: reports[name].status for name in statuses} == statuses
+    assert [name for name in statuses if not reports[name].sound] == ["incomplete", "overfull"]
+    assert reports["sound"].size_note == "24x24"
+    assert reports["resized"].size_note == "12x10, 24x24 (official 24x24)"
+    assert reports["absent"].counts is None
+    assert reports["sound"].manifest_sha256 == MVTecAD(zoo[0], "sound").manifest_sha256()
+
+
+def test_check_finds_every_flaw_of_one_category_at_once(tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "thing")
+    flaws = (truncated_training_image, image_of_zero_bytes, missing_mask, orphan_mask)
+    named = [str(flaw(folder)) for flaw in flaws]
+    [report] = check_data_set(Folder, tmp_path)
+    assert len(report.problems) == len(named)
+    assert all(any(name in problem for problem in report.problems) for name in named)
+    assert report.status == "readable; 4 PROBLEMS"
+
+
+def test_the_printed_table_has_a_line_a_category_and_then_every_problem(zoo: tuple[Path, dict[str, Path]]) -> None:
+    reports = check_data_set(MVTecAD, zoo[0])
+    lines = report_lines(reports)
+    table, problems = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table] == ["category", *mvtec.OFFICIAL]
+    cells = {line.split()[0]: line.split()[1:] for line in table}
+    assert cells["sound"] == ["5/5", "2/2", "4/4", "4/4", "complete", "24x24"]
+    assert cells["absent"] == ["-/5", "-/2", "-/4", "-/4", "not", "here"]
+    assert problems == [f"{report.category}: {problem}" for report in reports for problem in report.problems]
+
+
+def test_the_table_of_sound_data_ends_with_its_last_category() -> None:
+    assert report_lines([CategoryReport("thing", None, None)])[-1].split() == [
+        "thing",
+        "-",
+        "-",
+        "-",
+        "-",
+        "not",
+        "here",
+    ]
+
+
+def test_where_not_one_category_is_there_check_says_where_they_belong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"expected .*mvtec/bottle; correct --data-root"):
+        check_data_set(MVTecAD, tmp_path)
+    with pytest.raises(UserError, match=r"no category folder with train/good"):
+        check_data_set(Folder, tmp_path)
+
+
+def test_check_reports_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    link = write_category(tmp_path / "thing") / "train/good/009.png"
+    link.symlink_to(tmp_path / "nowhere.png")
+    [report] = check_data_set(Folder, tmp_path)
+    assert str(link) in report.problems[0]
