@@ -1,0 +1,63 @@
+"""The frozen network whose features are distilled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class FeatureNetwork(Protocol):
+    """What we need of timm's image models."""
+
+    def forward_intermediates(
+        self, x: Tensor, indices: list[int], *, stop_early: bool, intermediates_only: bool
+    ) -> list[Tensor]: ...
+
+
+class Teacher(nn.Module):
+    """Three stages (strides 4, 8, 16) of a pretrained network: no gradient, evaluation mode for ever.
+
+    Args:
+        network: a timm model, already pruned to its third stage.
+        architecture: timm's name of it, by which the student is shaped.
+        stages: indices of the three stages among the network's intermediate features.
+        widths: their channels C1, C2, C3.
+        mean: per-channel mean that the network was trained with, images in [0, 1].
+        std: per-channel standard deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        architecture: str,
+        *,
+        stages: Sequence[int],
+        widths: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.architecture = architecture
+        self.stages = list(stages)
+        self.widths = list(widths)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode: running statistics of the batch norms must not drift towards the category."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) in [0, 1] to T1 (N, C1, H/4, W/4), T2 (N, C2, H/8, W/8), T3 (N, C3, H/16, W/16)."""
+        normalised = (images - self.mean) / self.std
+        network: FeatureNetwork = self.network  # type: ignore[assignment]
+        return network.forward_intermediates(normalised, self.stages, stop_early=True, intermediates_only=True)

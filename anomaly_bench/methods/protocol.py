@@ -1,0 +1,52 @@
+"""How a paper trains. Plain data, so that plans and tables need no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from anomaly_bench.errors import UserError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a paper trains: a method file states its own, a profile or `--set` may replace values.
+
+    Attributes:
+        teacher: timm name of the frozen network and its weights.
+        epochs: passes over the training images; the last one counts.
+        batch_size: images a step; a short last batch is kept.
+        lr: Adam's learning rate.
+        betas: Adam's decay rates.
+        weight_decay: Adam's L2 coefficient (the gradient's term is `weight_decay * w`).
+        image_size: height and width that images are resized to, in pixels.
+        precision: Lightning's name of it; no paper states one.
+    """
+
+    teacher: str
+    epochs: int
+    batch_size: int
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float = 0.0
+    image_size: int = 256
+    precision: Precision = "bf16-mixed"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"lr must be above 0, not {self.lr}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must be in [0, 1), not {list(self.betas)}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
+        if self.image_size < 32 or self.image_size % 32:
+            # Three halvings in the teacher's stages and one in the bottleneck, after the stem's quartering.
+            raise UserError(
+                f"image_size must be a multiple of 32, not {self.image_size}: the student halves it exactly."
+            )
