@@ -1,0 +1,1 @@
+"""From a spec to a record: identity, profiles, execution, evaluation, store."""

@@ -1,0 +1,218 @@
+"""One run from its spec to its record."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning import Callback, Trainer
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from anomaly_bench.bench.catalog import load_dataset, load_method
+from anomaly_bench.bench.cost import device_name, multiply_accumulates, parameter_counts, peak_memory, provenance
+from anomaly_bench.bench.evaluate import Evaluation, evaluate
+from anomaly_bench.bench.progress import Curves, Progress, TrainingDivergedError
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.store import RECORD, Record, Store, scores_name, write_json
+from anomaly_bench.data.base import AnomalyDataModule
+from anomaly_bench.errors import UserError
+from anomaly_bench.methods.base import DistillationMethod
+from anomaly_bench.metrics import NonFiniteError
+from anomaly_bench.weights import WeightsFile, build_teacher, check_teacher_name, require_weights
+
+CHECKPOINT, MAPS, CURVES = "student.safetensors", "maps.npz", "curves.csv"
+# So on purpose: images are in memory, the teacher stays in evaluation mode; and one of Lightning's own to itself.
+EXPECTED_WARNINGS = (".*does not have many workers.*", ".*in eval mode at the start of training.*", ".*treespec.*")
+StageMaps = list[NDArray[np.float16]]
+
+
+class RunFailedError(Exception):
+    """The run itself went wrong (not its input); kept in the store as the reason of an empty cell."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are on this machine: never part of a run's identity."""
+
+    data_root: Path
+    results: Path
+    weights_dir: Path | None = None
+
+
+def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
+    """The data module of a run, its folder found, nothing decoded yet."""
+    dataset = load_dataset(spec.dataset)
+    dataset.check_category(places.data_root, spec.category)
+    return dataset(
+        places.data_root,
+        spec.category,
+        image_size=spec.protocol.image_size,
+        batch_size=spec.protocol.batch_size,
+        shuffle_seed=spec.derive_seed("order"),
+        train_images=spec.train_images,
+        test_images=spec.test_images,
+    )
+
+
+def build_method(spec: RunSpec, weights: WeightsFile | None) -> DistillationMethod:
+    """The method as it is before training; everything drawn at random comes from the spec's seed."""
+    lightning.seed_everything(spec.derive_seed("model"), verbose=False)
+    teacher = build_teacher(spec.protocol.teacher, weights)
+    return load_method(spec.method)(teacher, spec.protocol, **dict(spec.options))
+
+
+def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False) -> Record:
+    """Train one run, evaluate its last epoch, and store its record.
+
+    Args:
+        spec: what to run.
+        places: data, weights, results.
+        store: where the record goes.
+        again: replace a record that is there.
+
+    Raises:
+        UserError: data, weights or results folder cannot be used; nothing has been written.
+        RunFailedError: the training diverged; a failure has been stored.
+    """
+    check_teacher_name(spec.protocol.teacher)
+    data = open_data(spec, places)
+    data.setup()
+    data_evidence = data.evidence()
+    weights = require_weights(spec.protocol.teacher, places.weights_dir)
+    method = build_method(spec, weights)
+    store.check_writable()
+    try:
+        trained = _train_and_evaluate(spec, method, data)
+    except (TrainingDivergedError, NonFiniteError) as error:
+        store.write_failure(spec, str(error))
+        raise RunFailedError(f"{spec.title} failed: {error}.") from error
+    own = trained.evaluation
+    evidence = {"weights": _weights_evidence(spec, weights), "data": data_evidence}
+    record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, provenance())
+    with store.new_run(spec.run_id, replace=again) as folder:
+        _write_run(folder, record, trained, publishable=data.publishable)
+    return record
+
+
+def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool) -> None:
+    (folder / CHECKPOINT).write_bytes(save(trained.student_state))
+    np.savez(folder / MAPS, *trained.stage_maps)
+    (folder / CURVES).write_text(trained.curves, encoding="utf-8")
+    (folder / scores_name(trained.evaluation.spec)).write_text(trained.evaluation.scores, encoding="utf-8")
+    if not publishable:
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    write_json(folder / RECORD, record.as_json())
+
+
+def _weights_evidence(spec: RunSpec, weights: WeightsFile | None) -> dict[str, str]:
+    return weights.evidence if weights else {"source": "random", "teacher": spec.protocol.teacher}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run leaves behind: maps of the test images, the method's own evaluation, checkpoint, curves, cost."""
+
+    stage_maps: StageMaps
+    evaluation: Evaluation
+    student_state: dict[str, torch.Tensor]
+    curves: str
+    cost: dict[str, Any]
+
+
+def _train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: AnomalyDataModule) -> TrainedRun:
+    curves = Curves()
+    method.to(memory_format=torch.channels_last)
+    with quiet_lightning():
+        trainer = _trainer(spec, [curves, Progress(spec.title)])
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+        start = time.perf_counter()
+        trainer.fit(method, datamodule=data)
+        trained = time.perf_counter()
+        stage_maps = _predict(trainer, method, data)
+        own = evaluate_maps(spec, stage_maps, data, EvalSpec())
+        evaluated = time.perf_counter()
+    assert data.train_pixels is not None
+    device = trainer.strategy.root_device
+    cost = {
+        "seconds_train": trained - start,
+        "seconds_evaluate": evaluated - trained,
+        "images_per_second_train": spec.protocol.epochs * len(data.train_pixels) / (trained - start),
+        "multiply_accumulates": multiply_accumulates(method, spec.protocol.image_size),
+        "device": device_name(device),
+        **parameter_counts(method),
+        **peak_memory(device),
+    }
+    student = {name: value.detach().cpu().contiguous() for name, value in method.student_state().items()}
+    return TrainedRun(stage_maps, own, student, curves.as_csv(), cost)
+
+
+def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_epochs=spec.protocol.epochs,
+        precision=spec.protocol.precision,
+        accelerator="auto",
+        devices=1,
+        deterministic="warn",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
+def _predict(trainer: Trainer, method: DistillationMethod, data: AnomalyDataModule) -> StageMaps:
+    """K arrays (N, h_k, w_k) of the test images, in the form in which they are kept."""
+    batches = trainer.predict(method, datamodule=data)
+    assert batches is not None
+    return [torch.cat([maps.half().cpu() for maps in stage]).numpy() for stage in zip(*batches, strict=True)]
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice on what is so on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def evaluate_maps(spec: RunSpec, stage_maps: StageMaps, data: AnomalyDataModule, evaluation: EvalSpec) -> Evaluation:
+    """One evaluation of a run's maps."""
+    assert data.ground_truth is not None
+    return evaluate(stage_maps, data.ground_truth, spec.protocol.image_size, evaluation)
+
+
+def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Store) -> Record:
+    """The record with one more evaluation, from the kept maps: nothing is trained.
+
+    Raises:
+        UserError: the maps are gone, or the data are not at hand.
+    """
+    path = store.folder(record.spec.run_id) / MAPS
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            stage_maps = [archive[name] for name in archive.files]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is gone or broken, so the run cannot be re-evaluated; use --again.") from error
+    data = open_data(record.spec, places)
+    data.setup()
+    new = evaluate_maps(record.spec, stage_maps, data, evaluation)
+    return store.add_evaluation(record, evaluation, new.as_json(), new.scores)

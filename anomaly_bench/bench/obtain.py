@@ -1,0 +1,80 @@
+"""A record by any honest means: from the store, by re-evaluating kept maps, or by training, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from anomaly_bench.bench.execute import Places
+
+How = Literal["found", "re-evaluated", "trained"]
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A record that holds the evaluation asked for, and what it took."""
+
+    record: Record
+    how: How
+
+
+def obtain(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, again: bool = False) -> Obtained:
+    """The run's record with `evaluation` in it.
+
+    Raises:
+        UserError: the input cannot be used, or a stored record was made from other data or weights.
+        RunFailedError: the training diverged.
+    """
+    from anomaly_bench.bench.execute import execute, re_evaluate
+
+    record = None if again else store.load(spec.run_id)
+    how: How = "found"
+    if isinstance(record, Record):
+        compare_evidence(record, places)
+    else:
+        record, how = execute(spec, places, store, again=again), "trained"
+    if evaluation.eval_id not in record.evaluations:
+        record = re_evaluate(record, evaluation, places, store)
+        how = "trained" if how == "trained" else "re-evaluated"
+    return Obtained(record, how)
+
+
+def compare_evidence(record: Record, places: Places) -> None:
+    """Refuse a record made from other data or weights than those at hand; what is not at hand is not compared.
+
+    Raises:
+        UserError: they differ.
+    """
+    differing = [
+        name for name, differs in (("data", _data_differ), ("weights", _weights_differ)) if differs(record, places)
+    ]
+    if differing:
+        raise UserError(
+            f"run {record.spec.run_id} ({record.spec.title}) was made from other {' and '.join(differing)} than those "
+            "at hand; use --again to replace it, or another --results folder."
+        )
+
+
+def _data_differ(record: Record, places: Places) -> bool:
+    from anomaly_bench.bench.execute import open_data
+
+    try:
+        data = open_data(record.spec, places)
+    except UserError:
+        return False
+    return data.manifest_sha256() != record.evidence["data"]["manifest_sha256"]
+
+
+def _weights_differ(record: Record, places: Places) -> bool:
+    from anomaly_bench.weights import find_weights
+
+    recorded = record.evidence["weights"]
+    if recorded["source"] == "random":
+        return False
+    found = find_weights(record.spec.protocol.teacher, places.weights_dir, download=False)
+    return found is not None and found.evidence["sha256"] != recorded["sha256"]

@@ -1,0 +1,84 @@
+"""What a run shows while it works, and the curve it keeps: onlookers, which change no number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the user's eyes, beside any progress bar; results alone go to standard output."""
+    tqdm.write(text, file=sys.stderr)
+
+
+class TrainingDivergedError(Exception):
+    """The loss is not finite any more."""
+
+
+class Curves(Callback):
+    """Mean loss terms of every epoch; a loss that is not finite ends the run."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not math.isfinite(terms["loss"]):
+            raise TrainingDivergedError(f"the loss is {terms['loss']} in epoch {trainer.current_epoch + 1}")
+        self.rows.append({"epoch": trainer.current_epoch + 1, **dict(sorted(terms.items()))})
+
+    def as_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+class Progress(Callback):
+    """A bar of epochs and one of test batches; where there is no terminal, ten lines instead of the bar."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar = tqdm(total=trainer.max_epochs, desc=f"train {self.title}", unit="epoch", disable=None, leave=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.bar is not None
+        assert trainer.max_epochs is not None
+        loss = f"loss {float(trainer.callback_metrics['loss']):.4f}"
+        self.bar.set_postfix_str(loss)
+        self.bar.update()
+        epoch = trainer.current_epoch + 1
+        if self.bar.disable and epoch % max(trainer.max_epochs // 10, 1) == 0:
+            say(f"  {self.title}: epoch {epoch} of {trainer.max_epochs}, {loss}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches = int(sum(trainer.num_predict_batches))
+        self.bar = tqdm(total=batches, desc=f"evaluate {self.title}", unit="batch", disable=None, leave=False)
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,126 @@
+"""From names and `key=value` settings to specs: every key is known, every value has its type, or it is an error."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from anomaly_bench.bench.catalog import load_dataset, load_method
+from anomaly_bench.bench.profiles import Profile
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.methods.base import DistillationMethod
+from anomaly_bench.methods.protocol import Protocol
+
+SUBSET = {"train_images": int | None, "test_images": int | None}
+
+
+def option_types(method: type[DistillationMethod]) -> dict[str, Any]:
+    """Type of every option of a method: the keyword-only arguments of its constructor."""
+    hints = typing.get_type_hints(method.__init__)
+    return {name: hints[name] for name in option_defaults(method)}
+
+
+def option_defaults(method: type[DistillationMethod]) -> dict[str, Any]:
+    """Default of every option of a method."""
+    parameters = inspect.signature(method.__init__).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """`["epochs=3", ...]` as a mapping."""
+    parsed = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or not name:
+            raise UserError(f"--set takes key=value, not '{setting}'.")
+        parsed[name.strip()] = value.strip()
+    return parsed
+
+
+def typed(name: str, value: Any, annotation: Any) -> Any:
+    """`value` (text, or data from YAML) as `annotation` says; raises UserError when it is not that."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=annotation)
+    try:
+        if isinstance(value, str):
+            return parser.parse_args([f"--{name}={value}"])[name]
+        return parser.parse_object({name: value})[name]
+    except ArgumentError as error:
+        raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.") from error
+
+
+def readable(annotation: Any) -> str:
+    """A type as a sentence names it."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(annotation))
+    names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+    names[tuple[float, float]] = "two numbers such as [0.5, 0.999]"
+    return names.get(annotation) or str(annotation).replace(" | None", " or null")
+
+
+def resolve(
+    method_name: str,
+    dataset_name: str,
+    category: str,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[RunSpec, EvalSpec]:
+    """The specs of one run: the paper's protocol, then the profile's values, then the user's.
+
+    Args:
+        method_name: name of the method.
+        dataset_name: name of the data set.
+        category: name of the category; whether it exists is asked where the data are at hand.
+        profile: the profile.
+        seed: the user's seed.
+        settings: values by name: options of the method, fields of `Protocol` and `EvalSpec`, subset sizes.
+
+    Raises:
+        UserError: a name is unknown, or a value is of the wrong type or out of range.
+    """
+    method, dataset = load_method(method_name), load_dataset(dataset_name)
+    protocol_types = typing.get_type_hints(Protocol)
+    evaluation_types = typing.get_type_hints(EvalSpec)
+    evaluation_types.pop("metrics_revision")
+    known = {**option_types(method), **protocol_types, **evaluation_types, **SUBSET}
+    asked = dict(settings or {})
+    for name in asked:
+        if name not in known:
+            raise UserError(f"{method_name} has no option '{name}'{nearest(name, known)}")
+    values = {name: typed(name, value, known[name]) for name, value in {**profile.settings, **asked}.items()}
+    protocol = replace(method.protocol, **_among(values, protocol_types))
+    defaults = option_defaults(method)
+    options = {name: value for name, value in _among(values, defaults).items() if value != defaults[name]}
+    subset = _among(values, SUBSET)
+    for name, count in subset.items():
+        if count is not None and count < 1:
+            raise UserError(f"{name} must be at least 1, not {count}.")
+    spec = RunSpec(
+        method=method_name,
+        method_revision=method.revision,
+        dataset=dataset_name,
+        data_revision=dataset.revision,
+        category=category,
+        protocol=protocol,
+        options=tuple(sorted(options.items())),
+        seed=seed,
+        **subset,
+    )
+    return spec, EvalSpec(**_among(values, evaluation_types))
+
+
+def _among(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def evaluation_fields() -> list[str]:
+    """Names that `--set` takes for the evaluation."""
+    return [field.name for field in fields(EvalSpec) if field.name != "metrics_revision"]

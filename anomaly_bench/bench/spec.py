@@ -1,0 +1,130 @@
+"""What a run is, and its name: two runs are the same if and only if their canonical JSON is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.methods.protocol import Protocol
+from anomaly_bench.metrics import METRICS_REVISION
+
+
+def canonical_json(value: Any) -> str:
+    """Sorted keys, no spaces, and one way to write a number (Python's shortest for floats, no exponent games)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(text: str) -> str:
+    """The first 16 hex digits of the SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training, complete without data or weights at hand.
+
+    Attributes:
+        method: name of the method.
+        method_revision: its revision.
+        options: those of its options that differ from their defaults, sorted by name.
+        dataset: name of the data set.
+        data_revision: its revision.
+        category: name of the category.
+        protocol: how it is trained.
+        seed: the user's; every generator is seeded from (seed, data set, category, method), see `derive_seed`.
+        train_images: training images kept, or None for all.
+        test_images: test images kept, or None for all.
+    """
+
+    method: str
+    method_revision: int
+    dataset: str
+    data_revision: int
+    category: str
+    protocol: Protocol
+    options: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    train_images: int | None = None
+    test_images: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; a subset that was not taken is left out, so that it adds nothing to the identity."""
+        plain = asdict(self) | {"options": dict(self.options)}
+        return {name: value for name, value in plain.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `as_json`; raises KeyError or TypeError for anything else."""
+        protocol = dict(plain["protocol"])
+        protocol["betas"] = tuple(protocol["betas"])
+        options = tuple(sorted((name, _frozen(value)) for name, value in plain["options"].items()))
+        return cls(**{**plain, "protocol": Protocol(**protocol), "options": options})
+
+    @cached_property
+    def run_id(self) -> str:
+        return short_hash(canonical_json(self.as_json()))
+
+    def derive_seed(self, purpose: str) -> int:
+        """A seed below 2**32 for one purpose ("model", "order", ...), the same alone or inside a suite."""
+        text = canonical_json([self.seed, self.dataset, self.category, self.method, purpose])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    @property
+    def title(self) -> str:
+        """`rd mvtec/bottle seed 0`, for messages."""
+        options = "".join(f" {name}={value}" for name, value in self.options)
+        return f"{self.method}{options} {self.dataset}/{self.category} seed {self.seed}"
+
+    def any_seed(self) -> RunSpec:
+        """What the seeds of one table cell have in common."""
+        return replace(self, seed=-1)
+
+    def any_revision(self) -> RunSpec:
+        """What remains the same when a revision is raised, whatever the seed."""
+        return replace(self, seed=-1, method_revision=-1, data_revision=-1)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class EvalSpec:
+    """How stage maps become scores; its own identity, so that another rule re-evaluates and never retrains.
+
+    Stage maps are rounded to float16 as they are made, the form in which they are kept: what is evaluated
+    at once and what is re-evaluated later are the same numbers.
+
+    Attributes:
+        fusion: "sum" or "product" of the stage maps, each upsampled bilinearly (corners aligned) to the image.
+        sigma: standard deviation of the Gaussian smoothing, in pixels; 0 for none.
+        image_score: "max" or "mean" of the smoothed map.
+        metrics_revision: the metrics' revision.
+    """
+
+    fusion: Literal["sum", "product"] = "sum"
+    sigma: float = 4.0
+    image_score: Literal["max", "mean"] = "max"
+    metrics_revision: int = METRICS_REVISION
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma < math.inf:
+            raise UserError(f"sigma must be 0 or more, not {self.sigma}.")
+
+    def as_json(self) -> dict[str, Any]:
+        """What differs from the defaults, and always the revision: a field added later moves no identity."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name == "metrics_revision" or getattr(self, field.name) != field.default
+        }
+
+    @cached_property
+    def eval_id(self) -> str:
+        return short_hash(canonical_json(self.as_json()))

@@ -1,0 +1,158 @@
+"""The store: there whole or not at all, first finished writer wins, broken records are said and not used."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.store import Failure, Record, Store, write_json
+from anomaly_bench.errors import UserError
+from anomaly_bench.methods.protocol import Protocol
+
+SPEC = RunSpec("rd", 1, "mvtec", 1, "bottle", Protocol("resnet18.tv_in1k", 30, 16, 0.005, (0.5, 0.999)))
+
+
+def record(auroc: float = 0.5) -> Record:
+    own = EvalSpec()
+    entry: dict[str, Any] = {"spec": own.as_json(), "metrics": {"image_auroc": auroc}, "undefined": {}}
+    return Record(SPEC, own.eval_id, {own.eval_id: entry}, {"data": {}, "weights": {}})
+
+
+def write(store: Store, auroc: float = 0.5, *, replace: bool = False) -> None:
+    with store.new_run(SPEC.run_id, replace=replace) as folder:
+        write_json(folder / "record.json", record(auroc).as_json())
+
+
+def interrupted(store: Store, error: BaseException) -> BaseException:
+    """Start to write a run, let `error` end it, and return what the caller sees."""
+    try:
+        with store.new_run(SPEC.run_id) as folder:
+            (folder / "maps.npz").write_bytes(b"half")
+            raise error
+    except BaseException as seen:
+        return seen
+
+
+def stored_auroc(store: Store) -> float | None:
+    loaded = store.load(SPEC.run_id)
+    assert isinstance(loaded, Record)
+    return loaded.metrics["image_auroc"]
+
+
+def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store)
+    assert store.load(SPEC.run_id) == record()
+    assert list(store) == [record()]
+    assert store.complaints == []
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    interrupted(store, KeyboardInterrupt())
+    assert list(store.runs.iterdir()) == []
+    assert store.load(SPEC.run_id) is None
+
+
+def test_the_first_finished_writer_wins_unless_told_to_replace(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.new_run(SPEC.run_id) as folder:
+        write_json(folder / "record.json", record(0.1).as_json())
+        write(store, 0.2)  # somebody else is faster
+    assert stored_auroc(store) == 0.2
+    write(store, 0.3)
+    assert stored_auroc(store) == 0.2
+    write(store, 0.4, replace=True)
+    assert stored_auroc(store) == 0.4
+    assert [path.name for path in store.runs.iterdir()] == [SPEC.run_id]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "is broken"),
+        (lambda text: "", "is broken"),
+        (lambda text: "[]", "is broken"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "its spec has the id"),
+        (lambda text: text.replace('"image_auroc": 0.5', '"image_auroc": 1.5'), "is not a fraction"),
+        (lambda text: text.replace('"epochs": 30', '"epochs": 0'), "is broken"),
+    ],
+    ids=["half", "empty", "a list", "another spec", "not a fraction", "impossible spec"],
+)
+def test_a_broken_record_is_reported_and_counts_as_not_there(tmp_path: Path, damage: Any, says: str) -> None:
+    store = Store(tmp_path)
+    write(store)
+    path = store.folder(SPEC.run_id) / "record.json"
+    path.write_text(damage(path.read_text()))
+    assert store.load(SPEC.run_id) is None
+    assert list(store) == []
+    assert len(store.complaints) == 1
+    assert says in store.complaints[0]
+    assert str(path) in store.complaints[0]
+    write(store, 0.7)  # and the run is done again
+    assert stored_auroc(store) == 0.7
+
+
+def test_a_failure_is_kept_until_a_record_takes_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_failure(SPEC, "the loss is nan in epoch 3")
+    assert store.load(SPEC.run_id) == Failure(SPEC, "the loss is nan in epoch 3")
+    write(store)
+    assert store.load(SPEC.run_id) == record()
+    store.write_failure(SPEC, "too late")
+    assert store.load(SPEC.run_id) == record()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")],
+    ids=["full", "read-only"],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence_and_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    results = tmp_path / "not yet there"
+    store = Store(results)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, "Read-only file system")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(UserError, match=f"cannot write to the results folder .*{reason}.*--results"):
+        store.check_writable()
+    assert not results.exists()
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    error = interrupted(store, OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(error, UserError)
+    assert "the disk is full" in str(error)
+    assert list(store.runs.iterdir()) == []
+
+
+def test_another_evaluation_is_added_and_the_first_stays(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), EvalSpec(sigma=2.0)
+    write(store)
+    entry = {"spec": other.as_json(), "metrics": {"image_auroc": 0.25}, "undefined": {}}
+    extended = store.add_evaluation(record(), other, entry, "path,score\n")
+    assert store.load(SPEC.run_id) == extended
+    assert extended.metrics == record().metrics
+    assert sorted(path.name for path in store.folder(SPEC.run_id).iterdir()) == [
+        "record.json",
+        f"scores-{other.eval_id}.csv",
+    ]
+
+
+def test_the_file_is_sorted_one_value_a_line_and_has_no_nan(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_json(path, record().as_json())
+    plain = json.loads(path.read_text())
+    assert path.read_text() == json.dumps(plain, indent=2, sort_keys=True) + "\n"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"metric": float("nan")})

@@ -1,0 +1,33 @@
+"""Shared by all tests: generated data, made once, and a run small enough to train in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly_bench.bench.execute import Places
+from anomaly_bench.bench.profiles import load_profile
+from anomaly_bench.bench.resolve import resolve
+from anomaly_bench.bench.spec import RunSpec
+
+TINY = {"epochs": 1, "image_size": 64, "train_images": 8, "test_images": 12, "precision": "32-true"}
+
+
+def tiny_spec(category: str = "brick", **settings: object) -> RunSpec:
+    """A real RD run on generated images: a real teacher, one epoch of one batch."""
+    return resolve("rd", "synthetic", category, load_profile("smoke"), settings={**TINY, **settings})[0]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def places(data_root: Path, tmp_path: Path) -> Places:
+    return Places(data_root, tmp_path / "results")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden tables anew, to be read in a diff")
