@@ -1,0 +1,125 @@
+"""The word on comparability above every table: what was measured on what, and where cells do not match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from anomaly_bench.bench.catalog import load_method
+from anomaly_bench.bench.store import Record
+from anomaly_bench.tables.build import BuiltTable
+from anomaly_bench.tables.spec import ALL
+
+COMPARED_VERSIONS = ("anomaly-bench", "torch", "timm", "numpy", "pillow")
+
+
+def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
+    """(label, text) pairs, in a fixed order; a label `WARNING` marks what makes numbers hard to compare."""
+    records = built.records
+    lines = [("Profile", built.profile.label)]
+    if not records:
+        return [*lines, ("Measured", "nothing yet; only the paper's numbers are shown")]
+    lines += [
+        ("Teacher", _list(_teacher(record) for record in records)),
+        ("Training", _list(_training(record) for record in records)),
+        ("Seeds", _list(str(record.spec.seed) for record in records)),
+        ("Categories", _categories(built)),
+        ("Data", _data(records)),
+        ("Revisions", _list(_revisions(record) for record in records)),
+        ("Versions", _list(_versions(record) for record in records)),
+    ]
+    return [*lines, *(("WARNING", text) for text in _warnings(built, records))]
+
+
+def _list(texts: Iterable[str]) -> str:
+    return "; ".join(sorted(set(texts), key=lambda text: (len(text) if text.isdigit() else 0, text)))
+
+
+def _teacher(record: Record) -> str:
+    teacher, own = record.spec.protocol.teacher, load_method(record.spec.method).protocol.teacher
+    weights = record.evidence["weights"]
+    source = f"weights {weights['file']}, SHA-256 {weights['sha256'][:12]}" if "sha256" in weights else "RANDOM weights"
+    substitute = f", a SUBSTITUTE for {own} ({record.spec.method})" if teacher != own else ""
+    return f"{teacher} ({source}){substitute}"
+
+
+def _training(record: Record) -> str:
+    protocol, own = record.spec.protocol, load_method(record.spec.method).protocol
+    parts = []
+    for name in ("epochs", "batch_size", "lr", "image_size", "precision"):
+        value, stated = getattr(protocol, name), getattr(own, name)
+        text = f"{name.replace('_', ' ')} {value}"
+        parts.append(text if value == stated else f"{text} (protocol: {stated})")
+    subset = (record.spec.train_images, record.spec.test_images)
+    if subset != (None, None):
+        parts.append(f"a SUBSET of {subset[0] or 'all'} training and {subset[1] or 'all'} test images")
+    return f"{record.spec.method}: {', '.join(parts)}"
+
+
+def _categories(built: BuiltTable) -> str:
+    singles = {record.spec.category for record in built.records}
+    named = {row.query.categories for row in built.spec.rows if len(row.query.categories) == 1} - {(ALL,)}
+    every = max(len(named), *(cell.categories_planned for row in built.cells for cell in row))
+    return f"{len(singles)} of {every} measured: {', '.join(sorted(singles))}"
+
+
+def _data(records: list[Record]) -> str:
+    """Categories by how their data compare with what was published; most are simply complete."""
+    groups: dict[str, list[str]] = {
+        "complete": [],
+        "INCOMPLETE": [],
+        "without official counts": [],
+        "RESIZED copies": [],
+    }
+    for record in {record.spec.category: record for record in records}.values():
+        name, data = record.spec.category, record.evidence["data"]
+        if data["complete"] is None:
+            groups["without official counts"].append(name)
+        elif data["complete"]:
+            groups["complete"].append(name)
+        else:
+            groups["INCOMPLETE"].append(f"{name} ({_missing(data)})")
+        if data["resized"]:
+            sizes = ", ".join(f"{width}x{height}" for height, width in data["image_sizes"])
+            height, width = data["official_image_size"]
+            groups["RESIZED copies"].append(f"{name} ({sizes}, official {width}x{height})")
+    return "; ".join(f"{label}: {', '.join(sorted(names))}" for label, names in groups.items() if names)
+
+
+def _missing(data: dict[str, Any]) -> str:
+    official = data["official_counts"]
+    differing = {key: count for key, count in data["counts"].items() if count != official[key]}
+    return ", ".join(f"{key.replace('_', ' ')} {count} of {official[key]}" for key, count in differing.items())
+
+
+def _revisions(record: Record) -> str:
+    metrics = record.evaluations[record.evaluation]["spec"]["metrics_revision"]
+    spec = record.spec
+    return f"{spec.method} {spec.method_revision}, {spec.dataset} {spec.data_revision}, metrics {metrics}"
+
+
+def _versions(record: Record) -> str:
+    versions = record.provenance["versions"]
+    return ", ".join(f"{name} {versions[name]}" for name in COMPARED_VERSIONS)
+
+
+def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
+    """Where cells of one table mix what should be one thing."""
+    warnings = []
+    facts = {
+        "versions": {_versions(record) for record in records},
+        "teacher weights": {_teacher(record) for record in records},
+    }
+    for name, values in facts.items():
+        if len(values) > 1:
+            warnings.append(f"cells mix {len(values)} {name}, see above")
+    if any(record.evidence["weights"]["source"] == "random" for record in records):
+        warnings.append("a teacher has random weights: these numbers say nothing about the method")
+    if built.profile.dataset is None and any(built.profile.settings.get(name) for name in ("teacher", "epochs")):
+        warnings.append(
+            "not the paper's protocol (see Teacher and Training): a difference is no evidence against the paper"
+        )
+    seeds = [len(cell.seeds) for row in built.cells for cell in row if cell.records]
+    if min(seeds) < 2:
+        warnings.append("cells with one seed: differences under about 0.3 points are no evidence")
+    return warnings

@@ -1,0 +1,220 @@
+"""A built table as Markdown, CSV, LaTeX and HTML: four writings of one grid of text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anomaly_bench.tables.build import BuiltTable, Cell
+from anomaly_bench.tables.header import header_lines
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: what all writings but the CSV show."""
+
+    title: str
+    header: list[tuple[str, str]]
+    columns: list[str]
+    rows: list[list[str]]
+    footnotes: list[str]
+
+
+def lay_out(built: BuiltTable) -> Grid:
+    """A quoted column stays one; a measured one becomes three: printed, measured, difference."""
+    spec = built.spec
+    measured = [any(row[index].measurable for row in built.cells) for index in range(len(spec.columns))]
+    columns = [
+        "",
+        *(
+            title
+            for line, is_measured in zip(spec.columns, measured, strict=True)
+            for title in _titles(line.name, is_measured)
+        ),
+    ]
+    footnotes: list[str] = []
+    rows = []
+    for line, cells in zip(spec.rows, built.cells, strict=True):
+        row = [line.name]
+        for cell, is_measured in zip(cells, measured, strict=True):
+            row += [
+                _printed(cell, footnotes),
+                *([_measured(cell, footnotes), _difference(cell)] if is_measured else []),
+            ]
+        rows.append(row)
+    title = f"{spec.name}: {spec.title}, in percent"
+    return Grid(title, header_lines(built), columns, rows, [*footnotes, *spec.notes])
+
+
+def _titles(name: str, measured: bool) -> list[str]:
+    return [f"{name}, printed", f"{name}, measured", "difference"] if measured else [name]
+
+
+def _printed(cell: Cell, footnotes: list[str]) -> str:
+    return (cell.printed.text + _mark(cell.printed.note, footnotes)).strip()
+
+
+def _measured(cell: Cell, footnotes: list[str]) -> str:
+    if not cell.measurable:
+        return ""
+    if cell.measured is None:
+        return f"({cell.reason})" if len(cell.reason) < 12 else "—" + _mark(cell.reason, footnotes)
+    text = f"{cell.measured:.2f}" + (f" ± {cell.std:.2f}" if cell.std is not None else "")
+    remarks = []
+    if len(cell.seeds) < cell.seeds_planned:
+        remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
+    if len(cell.categories) < cell.categories_planned:
+        remarks.append(f"mean over {len(cell.categories)} of {cell.categories_planned} categories")
+        if cell.printed_over_same is not None:
+            remarks.append(f"the paper's own mean over these is {cell.printed_over_same:.2f}")
+    return text + _mark("; ".join(remarks), footnotes)
+
+
+def _difference(cell: Cell) -> str:
+    return f"{cell.difference:+.2f}" if cell.difference is not None else ""
+
+
+def _mark(note: str, footnotes: list[str]) -> str:
+    """` [3]`, the number of a footnote; equal notes share one."""
+    if not note:
+        return ""
+    if note not in footnotes:
+        footnotes.append(note)
+    return f" [{footnotes.index(note) + 1}]"
+
+
+def to_markdown(built: BuiltTable) -> str:
+    """GitHub's tables."""
+    grid = lay_out(built)
+    lines = [f"# {grid.title}", "", *(f"- **{label}**: {text}" for label, text in grid.header), ""]
+    lines += [
+        "| " + " | ".join(row) + " |"
+        for row in (grid.columns, ["---", *["---:"] * (len(grid.columns) - 1)], *grid.rows)
+    ]
+    lines += ["", *(f"{number}. {note}" for number, note in enumerate(grid.footnotes, start=1))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+CSV_COLUMNS = (
+    "row", "column", "printed_%", "measured_%", "std_%", "difference_points", "printed_over_same_categories_%",
+    "seeds", "seeds_planned", "categories", "categories_planned", "runs", "reason", "note",
+)  # fmt: skip
+
+
+def to_csv(built: BuiltTable) -> str:
+    """One line a cell, numbers at full precision; lists are separated by spaces."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row, cells in zip(built.spec.rows, built.cells, strict=True):
+        for column, cell in zip(built.spec.columns, cells, strict=True):
+            numbers = (cell.measured, cell.std, cell.difference, cell.printed_over_same)
+            runs = " ".join(sorted(record.spec.run_id for record in cell.records))
+            counted = (
+                " ".join(map(str, cell.seeds)),
+                cell.seeds_planned,
+                " ".join(cell.categories),
+                cell.categories_planned,
+            )
+            reason = cell.reason if cell.measurable else "quoted only"
+            writer.writerow(
+                [
+                    row.name,
+                    column.name,
+                    cell.printed.text,
+                    *map(_number, numbers),
+                    *counted,
+                    runs,
+                    reason,
+                    cell.printed.note,
+                ]
+            )
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(round(value, 10))
+
+
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "--", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+
+def to_latex(built: BuiltTable) -> str:
+    r"""A booktabs `table*`, to be \input; needs \usepackage{booktabs,graphicx}."""
+    grid = lay_out(built)
+    rows = [" & ".join(map(_latex, row)) + r" \\" for row in grid.rows]
+    notes = [f"[{number}] {_latex(note)}" for number, note in enumerate(grid.footnotes, start=1)]
+    header = [rf"\textbf{{{_latex(label)}}}: {_latex(text)}." for label, text in grid.header]
+    lines = [
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_latex(grid.title)}}}",
+        rf"\label{{tab:{built.spec.name.replace('/', ':')}:{built.profile.name}}}",
+        r"\resizebox{\textwidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (len(grid.columns) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, grid.columns)) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\smallskip\footnotesize\raggedright",
+        "\n\\par ".join([*header, *notes]),
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #8886; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+
+def to_html(built: BuiltTable) -> str:
+    """One page without scripts, readable from `file://`."""
+    grid = lay_out(built)
+    escape = html.escape
+
+    def row(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>{escape(grid.title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(grid.title)}</h1>",
+        "<ul>",
+        *(f"<li><b>{escape(label)}</b>: {escape(text)}</li>" for label, text in grid.header),
+        "</ul>",
+        f"<div><table><thead>{row(grid.columns, 'th')}</thead><tbody>",
+        *(row(cells, "td") for cells in grid.rows),
+        "</tbody></table></div>",
+        "<ol>",
+        *(f"<li>{escape(note)}</li>" for note in grid.footnotes),
+        "</ol></body></html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+RENDERERS: dict[str, Callable[[BuiltTable], str]] = {
+    "md": to_markdown,
+    "csv": to_csv,
+    "tex": to_latex,
+    "html": to_html,
+}

@@ -1,0 +1,164 @@
+"""What a cell says when all is well, and when it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from anomaly_bench.bench.profiles import PROFILES, Profile
+from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.store import Failure, Record
+from anomaly_bench.tables.build import Cell, Index, build_table
+from anomaly_bench.tables.header import header_lines
+from anomaly_bench.tables.printed import load_printed
+from anomaly_bench.tables.spec import load_table
+from tests.tables.made_store import CATEGORIES, made_record, value, with_data
+
+NAME = "fmm_scsatt/table1"
+
+
+def rd_cells(records: list[Record | Failure], profile: Profile = PROFILES["lite"]) -> dict[str, Cell]:
+    """Table 1's RD column by row."""
+    table = load_table(NAME)
+    built = build_table(table, profile, Index.of(records), load_printed(NAME), Path())
+    column = [line.name for line in table.columns].index("RD")
+    return {row.name: cells[column] for row, cells in zip(table.rows, built.cells, strict=True)}
+
+
+def header(records: list[Record | Failure], profile: Profile = PROFILES["lite"]) -> dict[str, str]:
+    built = build_table(load_table(NAME), profile, Index.of(records), load_printed(NAME), Path())
+    lines = header_lines(built)
+    warnings = " | ".join(text for label, text in lines if label == "WARNING")
+    return dict(lines) | {"WARNING": warnings}
+
+
+def test_the_difference_is_measured_minus_printed() -> None:
+    cell = rd_cells([made_record("bottle")])["Bottle"]
+    assert cell.printed.text == "100"
+    assert cell.measured == pytest.approx(50.0)
+    assert cell.difference == pytest.approx(-50.0)
+    assert (cell.std, cell.seeds, cell.seeds_planned) == (None, (0,), 1)
+
+
+def test_a_partial_mean_stands_beside_the_printed_mean_over_the_same_categories() -> None:
+    cell = rd_cells([made_record("bottle"), made_record("pill")])["Mean"]
+    measured = 100 * (value("bottle", "image_auroc") + value("pill", "image_auroc")) / 2
+    assert (cell.categories, cell.categories_planned) == (("bottle", "pill"), 15)
+    assert cell.printed_over_same == pytest.approx((100 + 96.6) / 2)
+    assert cell.measured == pytest.approx(measured)
+    assert cell.difference == pytest.approx(measured - (100 + 96.6) / 2)
+
+
+def test_a_full_mean_stands_beside_the_printed_mean() -> None:
+    cell = rd_cells([made_record(category) for category in CATEGORIES])["Mean"]
+    assert cell.printed_over_same is None
+    assert cell.measured == pytest.approx(57.0)
+    assert cell.difference == pytest.approx(57.0 - 98.5)
+
+
+def test_seeds_give_mean_and_standard_deviation() -> None:
+    cells = rd_cells([made_record("bottle", seed=seed) for seed in (0, 1, 4)] + [made_record("pill")])
+    assert cells["Bottle"].measured == pytest.approx(50 + 0.05 / 3)
+    assert cells["Bottle"].std == pytest.approx(0.0208166, rel=1e-4)
+    assert cells["Bottle"].seeds == (0, 1, 4)
+    # Only seed 0 has both categories, and the spread of one is unknown.
+    assert (cells["Mean"].seeds, cells["Mean"].std) == ((0,), None)
+
+
+def undefined(record: Record, metric: str, reason: str) -> Record:
+    entry = record.evaluations[record.evaluation]
+    changed = entry | {"metrics": entry["metrics"] | {metric: None}, "undefined": {metric: reason}}
+    return dataclasses.replace(record, evaluations={record.evaluation: changed})
+
+
+def of_metrics_revision(record: Record, revision: int) -> Record:
+    old = EvalSpec(metrics_revision=revision)
+    entry = record.evaluations[record.evaluation] | {"spec": old.as_json()}
+    return dataclasses.replace(record, evaluation=old.eval_id, evaluations={old.eval_id: entry})
+
+
+def of_revision(record: Record, **revision: int) -> Record:
+    return dataclasses.replace(record, spec=dataclasses.replace(record.spec, **revision))
+
+
+BOTTLE = made_record("bottle")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (made_record("pill"), "not run"),
+        (made_record("bottle", PROFILES["paper"]), "not run"),
+        (made_record("bottle", epochs=29), "not run"),
+        (Failure(BOTTLE.spec, "the loss is nan in epoch 3"), "failed: the loss is nan in epoch 3"),
+        (of_revision(BOTTLE, method_revision=0), "stale: rd revision 0, now 1"),
+        (of_revision(BOTTLE, data_revision=0), "stale: mvtec revision 0, now 1"),
+        (of_metrics_revision(BOTTLE, 0), "stale: metrics revision 0, now 1"),
+        (undefined(BOTTLE, "image_auroc", "no normal image"), "undefined: no normal image"),
+    ],
+    ids=[
+        "other category",
+        "other profile",
+        "other epochs",
+        "failed",
+        "old method",
+        "old data",
+        "old metrics",
+        "undefined",
+    ],
+)
+def test_an_empty_cell_says_why(entry: Record | Failure, reason: str) -> None:
+    cell = rd_cells([entry])["Bottle"]
+    assert (cell.measured, cell.difference, cell.reason) == (None, None, reason)
+
+
+def test_profiles_are_never_mixed() -> None:
+    records: list[Record | Failure] = [made_record("bottle"), made_record("pill", PROFILES["paper"])]
+    assert rd_cells(records)["Mean"].categories == ("bottle",)
+    assert rd_cells(records, PROFILES["paper"])["Mean"].categories == ("pill",)
+
+
+def test_the_header_names_what_makes_a_comparison_unfair() -> None:
+    resized = with_data(BOTTLE, image_sizes=[[512, 512]], resized=True)
+    pill = made_record("pill")
+    counts = pill.evidence["data"]["counts"] | {"test_good": 1}
+    lines = header([resized, with_data(pill, counts=counts, complete=False)])
+    assert "a SUBSTITUTE for wide_resnet50_2.tv_in1k" in lines["Teacher"]
+    assert "SHA-256 0123456789ab" in lines["Teacher"]
+    assert "epochs 30 (protocol: 200)" in lines["Training"]
+    assert lines["Categories"] == "2 of 15 measured: bottle, pill"
+    expected = (
+        "complete: bottle; INCOMPLETE: pill (test good 1 of 26); RESIZED copies: bottle (512x512, official 900x900)"
+    )
+    assert lines["Data"] == expected
+    assert "no evidence against the paper" in lines["WARNING"]
+    assert "one seed" in lines["WARNING"]
+
+
+def test_the_header_of_a_faithful_table_has_no_warning() -> None:
+    paper = PROFILES["paper"]
+    records: list[Record | Failure] = [made_record("bottle", paper, seed=seed) for seed in paper.seeds]
+    assert header(records, paper)["WARNING"] == ""
+
+
+def test_mixed_versions_are_a_warning() -> None:
+    pill = made_record("pill")
+    versions = pill.provenance["versions"] | {"torch": "2.11.0"}
+    other = dataclasses.replace(pill, provenance={"versions": versions, "commit": None})
+    assert "cells mix 2 versions" in header([BOTTLE, other])["WARNING"]
+
+
+def test_a_random_teacher_is_a_warning() -> None:
+    untrained = made_record("bottle", teacher="resnet18.random")
+    evidence = untrained.evidence | {"weights": {"source": "random", "teacher": "resnet18.random"}}
+    profile = dataclasses.replace(PROFILES["lite"], settings={"teacher": "resnet18.random", "epochs": 30})
+    lines = header([dataclasses.replace(untrained, evidence=evidence)], profile)
+    assert "RANDOM weights" in lines["Teacher"]
+    assert "random weights" in lines["WARNING"]
+
+
+def test_no_record_at_all_still_shows_the_paper() -> None:
+    assert header([])["Measured"].startswith("nothing yet")
+    assert {cell.reason for cell in rd_cells([]).values()} == {"not run"}

@@ -1,0 +1,98 @@
+"""A table's YAML: a mistake is one sentence with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anomaly_bench.bench.profiles import PROFILES
+from anomaly_bench.errors import UserError
+from anomaly_bench.tables.plan import table_runs
+from anomaly_bench.tables.spec import load_table, read_table, table_names
+
+GOOD = """\
+title: A table
+runs: {dataset: mvtec, metric: image_auroc}
+rows:
+  - {name: Bottle, categories: [bottle]}
+  - {name: Mean, categories: all}
+columns:
+  - {name: RD, method: rd}
+"""
+
+
+def read(tmp_path: Path, text: str) -> object:
+    path = tmp_path / "table9.yaml"
+    path.write_text(text)
+    return read_table(path)
+
+
+def test_a_table_is_read(tmp_path: Path) -> None:
+    assert read(tmp_path, GOOD).title == "A table"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("method: rd", "method: rdd", "table9.yaml:7: unknown method 'rdd'; did you mean 'rd'?"),
+        ("metric: image_auroc", "metric: image_aurc", "table9.yaml:2: unknown metric 'image_aurc'; did you mean"),
+        ("dataset: mvtec", "dataset: mvtek", "table9.yaml:2: unknown dataset 'mvtek'; did you mean 'mvtec'?"),
+        ("name: Mean", "name: Bottle", "table9.yaml:5: rows has 'Bottle' twice; rename one."),
+        ("columns:", "colums:", "table9.yaml:1: unknown key 'colums'; did you mean 'columns'?"),
+        ("name: RD, ", "", "table9.yaml:7: key 'name' is missing; add it."),
+        ("name: RD,", "name: RD, metod: rd,", "table9.yaml:7: unknown key 'metod'; did you mean 'method'?"),
+        ("method: rd", "method: rd, method: rd", "table9.yaml:7: duplicate key 'method'; keep one."),
+        ("[bottle]", "[bottle", "table9.yaml:4: not valid YAML (expected ',' or ']', but got '}'); correct it."),
+        ("- {name: RD, method: rd}", "- RD", "an entry of columns is not a mapping like {name: ...}; correct it."),
+        (", method: rd", "", "table9.yaml:1: no cell has method, dataset, categories and metric"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_file_and_line(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError) as error:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_that_the_method_does_not_have_names_the_file(tmp_path: Path) -> None:
+    table = read(tmp_path, GOOD.replace("method: rd", "method: rd, options: {los_form: pixel}"))
+    with pytest.raises(UserError, match=r"table9.yaml: rd has no option 'los_form'; did you mean 'loss_form'\?"):
+        table_runs(table, PROFILES["lite"], tmp_path)  # type: ignore[arg-type]
+
+
+def test_tables_1_and_3_are_two_views_of_the_same_runs(tmp_path: Path) -> None:
+    lite = PROFILES["lite"]
+    first, third = (table_runs(load_table(f"fmm_scsatt/{name}"), lite, tmp_path) for name in ("table1", "table3"))
+    assert first == third
+    assert len(first) == 15
+
+
+def test_categories_and_seeds_limit_the_runs(tmp_path: Path) -> None:
+    runs = table_runs(
+        load_table("fmm_scsatt/table1"), PROFILES["paper"], tmp_path, categories=["pill", "bottle"], seeds=[5, 6]
+    )
+    assert [(run.spec.category, run.spec.seed) for run in runs] == [
+        ("bottle", 5),
+        ("pill", 5),
+        ("bottle", 6),
+        ("pill", 6),
+    ]
+    with pytest.raises(UserError, match=r"has no category 'botle'; did you mean 'bottle'\?"):
+        table_runs(load_table("fmm_scsatt/table1"), PROFILES["paper"], tmp_path, categories=["botle"])
+
+
+def test_the_smoke_profile_replaces_rows_and_never_borrows_their_names(tmp_path: Path) -> None:
+    table = load_table("fmm_scsatt/table1").for_profile(PROFILES["smoke"], ["brick", "coins"])
+    assert [row.name for row in table.rows] == ["brick", "coins", "Mean"]
+    runs = table_runs(table, PROFILES["smoke"], tmp_path)
+    assert {run.spec.dataset for run in runs} == {"synthetic"}
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_a_yaml_holds_no_number_of_a_paper(name: str) -> None:
+    table = load_table(name)
+    for line in (*table.rows, *table.columns):
+        assert not any(character.isdigit() for character in line.query.method or "")
+        assert set(vars(line)) == {"name", "printed", "query"}
