@@ -1,0 +1,7 @@
+"""`python -m anomaly_bench`."""
+
+import sys
+
+from anomaly_bench.cli import main
+
+sys.exit(main())

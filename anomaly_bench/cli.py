@@ -1,0 +1,300 @@
+"""The command line: parses, calls, prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from anomaly_bench import __version__
+from anomaly_bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from anomaly_bench.bench.execute import Places
+    from anomaly_bench.bench.store import Store
+
+LISTS = ("methods", "datasets", "tables", "runs")
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one sentence and exits with 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sentence = " ".join(message.split())
+        print(f"error: {sentence}; see {self.prog} --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _add_places(parser: ArgumentParser) -> None:
+    parser.add_argument("--data-root", type=str, default=os.environ.get("ANOMALY_BENCH_DATA", "./datasets"),
+                        help="folder that holds the data sets (or ANOMALY_BENCH_DATA)")  # fmt: skip
+    parser.add_argument("--results", type=str, default=os.environ.get("ANOMALY_BENCH_RESULTS", "./results"),
+                        help="folder for runs and tables (or ANOMALY_BENCH_RESULTS)")  # fmt: skip
+    parser.add_argument("--weights-dir", type=str | None, default=os.environ.get("ANOMALY_BENCH_WEIGHTS"),
+                        help="folder with files of pretrained weights (or ANOMALY_BENCH_WEIGHTS)")  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _run_parser() -> ArgumentParser:
+    parser = Parser(description="Train and evaluate one run; a second call with the same spec trains nothing.")
+    parser.add_argument("--method", type=str, required=True, help="see `anomaly-bench list methods`")
+    parser.add_argument("--dataset", type=str, required=True, help="see `anomaly-bench list datasets`")
+    parser.add_argument("--category", type=str, required=True, help="one category of the data set")
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
+    parser.add_argument("--seed", type=int, default=0, help="the run's seed")
+    parser.add_argument("--set", type=str, nargs="+", action="append", default=[], metavar="KEY=VALUE",
+                        help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="train even if there is a record, and replace it")
+    return parser
+
+
+def _table_parser() -> ArgumentParser:
+    parser = Parser(description="Train what a table needs, then build it.")
+    parser.add_argument("table", type=str, help="PAPER/tableN, see `anomaly-bench list tables`")
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
+    parser.add_argument("--categories", type=str | None, default=None, help="train only these, such as bottle,pill")
+    parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
+    parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
+    return parser
+
+
+def _tables_parser() -> ArgumentParser:
+    parser = Parser(description="Build every table from the records there are; trains nothing.")
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
+    parser.add_argument("--check", action="store_true",
+                        help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
+    return parser
+
+
+def _list_parser() -> ArgumentParser:
+    parser = Parser(description="What there is.")
+    parser.add_argument("what", type=str, help=", ".join(LISTS))
+    return parser
+
+
+def _data_parser() -> ArgumentParser:
+    return Parser(description="Look after the data: `data check` counts images and finds bad files.")
+
+
+def _check_parser() -> ArgumentParser:
+    parser = Parser(description="Counts against the official ones, and every file that cannot be used; exit 1 if any.")
+    parser.add_argument("dataset", type=str, help="see `anomaly-bench list datasets`")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_places(parser)
+    return parser
+
+
+def _score_parser() -> ArgumentParser:
+    parser = Parser(description="All metrics of anomaly maps made by any program.")
+    parser.add_argument("--maps", type=str, required=True, help="folder of .npy, .tiff or .png maps")
+    parser.add_argument("--masks", type=str, required=True,
+                        help="masks by the same relative paths; an image without one is normal")  # fmt: skip
+    parser.add_argument("--out", type=str | None, default=None, help="write the metrics to this JSON file")
+    return parser
+
+
+def _places(arguments: Namespace) -> Places:
+    from anomaly_bench.bench.execute import Places
+
+    weights = Path(arguments.weights_dir) if arguments.weights_dir else None
+    return Places(Path(arguments.data_root), Path(arguments.results), weights)
+
+
+def run_command(arguments: Namespace) -> int:
+    """`anomaly-bench run`."""
+    from anomaly_bench.bench.profiles import load_profile
+    from anomaly_bench.bench.resolve import parse_settings, resolve
+
+    settings = parse_settings([setting for group in arguments.set for setting in group])
+    profile = load_profile(arguments.profile)
+    spec, evaluation = resolve(
+        arguments.method, arguments.dataset, arguments.category, profile, seed=arguments.seed, settings=settings
+    )
+    from anomaly_bench.bench.execute import RunFailedError
+    from anomaly_bench.bench.obtain import obtain
+
+    store = _store(arguments)
+    try:
+        obtained = obtain(spec, evaluation, _places(arguments), store, again=arguments.again)
+    except RunFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        _complain(store)
+    entry = obtained.record.evaluations[evaluation.eval_id]
+    print(f"run {spec.run_id} ({spec.title}): {obtained.how}")
+    _print_metrics(entry["metrics"], entry["undefined"])
+    return 0
+
+
+def _print_metrics(metrics: dict[str, float | None], undefined: dict[str, str]) -> None:
+    from anomaly_bench.metrics import METRIC_KEYS
+
+    for name in METRIC_KEYS:
+        value = metrics[name]
+        print(f"  {name:<14}{'undefined: ' + undefined[name] if value is None else format(value, '.4f')}")
+
+
+def _store(arguments: Namespace) -> Store:
+    from anomaly_bench.bench.store import Store
+
+    return Store(Path(arguments.results))
+
+
+def _complain(store: Store) -> None:
+    for complaint in store.complaints:
+        print(f"warning: {complaint}", file=sys.stderr)
+
+
+def table_command(arguments: Namespace) -> int:
+    """`anomaly-bench table`."""
+    from anomaly_bench.bench.profiles import load_profile
+    from anomaly_bench.tables.plan import table_runs
+    from anomaly_bench.tables.publish import build_from_store, profile_table, write_table
+    from anomaly_bench.tables.render import to_markdown
+    from anomaly_bench.tables.train import describe, do_work, sort_work
+
+    profile, places, store = load_profile(arguments.profile), _places(arguments), _store(arguments)
+    categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
+    table = profile_table(arguments.table, profile, places.data_root)
+    runs = table_runs(table, profile, places.data_root, categories=categories, seeds=seeds)
+    failures: list[str] = []
+    if not arguments.no_train:
+        work = sort_work(runs, places, store, asked_for=categories is not None)
+        print(f"{table.name}, profile {profile.name}: {describe(work)}", file=sys.stderr)
+        if arguments.dry_run:
+            return 0
+        failures = do_work(work, places, store)
+    built = build_from_store(table.name, profile, store, places.data_root)
+    paths = write_table(built, places.results)
+    _complain(store)
+    print(to_markdown(built))
+    print(f"written: {', '.join(str(path) for path in paths)}", file=sys.stderr)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds takes whole numbers such as 0,1,2, not '{text}'.") from error
+
+
+def tables_command(arguments: Namespace) -> int:
+    """`anomaly-bench tables`."""
+    from anomaly_bench.bench.profiles import load_profile
+    from anomaly_bench.tables.publish import build_from_store, stale_tables, write_table
+    from anomaly_bench.tables.spec import table_names
+
+    store, data_root = _store(arguments), Path(arguments.data_root)
+    if arguments.check:
+        stale = stale_tables(store, data_root)
+        for path in stale:
+            print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
+        return 1 if stale else 0
+    profile = load_profile(arguments.profile)
+    for name in table_names():
+        paths = write_table(build_from_store(name, profile, store, data_root), store.results)
+        print(f"{name}: {', '.join(str(path) for path in paths)}")
+    _complain(store)
+    return 0
+
+
+def list_command(arguments: Namespace) -> int:
+    """`anomaly-bench list`."""
+    from anomaly_bench.listing import lines
+
+    if arguments.what not in LISTS:
+        raise UserError(f"unknown list '{arguments.what}'{nearest(arguments.what, LISTS)}")
+    store = _store(arguments)
+    for line in lines(arguments.what, store):
+        print(line)
+    _complain(store)
+    return 0
+
+
+def data_command(arguments: Namespace) -> int:
+    """`anomaly-bench data check`."""
+    from anomaly_bench.bench.catalog import load_dataset
+    from anomaly_bench.data.check import check_data_set, report_lines
+
+    check = arguments.check
+    reports = check_data_set(load_dataset(check.dataset), Path(check.data_root))
+    if check.json:
+        print(json.dumps([report.as_json() for report in reports], indent=2))
+    else:
+        print("\n".join(report_lines(reports)))
+    return 0 if all(report.sound for report in reports) else 1
+
+
+def score_command(arguments: Namespace) -> int:
+    """`anomaly-bench score`."""
+    from anomaly_bench.bench.store import replace_text, to_text
+    from anomaly_bench.score import score_folders
+
+    scored = score_folders(Path(arguments.maps), Path(arguments.masks))
+    if arguments.out is not None:
+        try:
+            replace_text(Path(arguments.out), to_text(scored))
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.out} ({error.strerror}); choose another --out.") from error
+    print(f"{scored['images']} images, {scored['anomalous_images']} of them anomalous")
+    _print_metrics(scored, scored["undefined"])
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]] = {
+    "run": (_run_parser, run_command),
+    "table": (_table_parser, table_command),
+    "tables": (_tables_parser, tables_command),
+    "list": (_list_parser, list_command),
+    "data": (_data_parser, data_command),
+    "score": (_score_parser, score_command),
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line."""
+    parser = Parser(prog="anomaly-bench", version=__version__, description="Measured against printed: a benchmark "
+                    "of knowledge-distillation anomaly detectors.")  # fmt: skip
+    subcommands = parser.add_subcommands(dest="command")
+    for name, (make, _) in COMMANDS.items():
+        subparser = make()
+        if name != "data":
+            _add_places(subparser)
+        subcommands.add_subcommand(name, subparser, help=subparser.description)
+        if name == "data":  # jsonargparse wants the levels from the outside in
+            check = _check_parser()
+            subparser.add_subcommands(dest="action").add_subcommand("check", check, help=check.description)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise UserError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
+        arguments: Any = build_parser().parse_args(words)
+        return COMMANDS[arguments.command][1](arguments[arguments.command])
+    except UserError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished runs are kept.", file=sys.stderr)
+        return 130

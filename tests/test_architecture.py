@@ -1,0 +1,71 @@
+"""The shape of the package: arrows one way, and lists that come from folders."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import anomaly_bench
+from anomaly_bench.bench.catalog import dataset_names, load_dataset, load_method, method_names
+
+PACKAGE = Path(anomaly_bench.__file__).parent
+# What a package may import of ours; `errors` is a leaf that all may.
+ALLOWED = {
+    "data": {"data"},
+    "metrics": {"metrics"},
+    "layers": {"layers"},
+    "methods": {"methods", "layers"},
+    "bench": {"bench", "methods", "data", "metrics", "weights"},
+    "tables": {"tables", "bench", "methods", "data", "metrics"},
+}
+
+
+def imported(package: str) -> set[str]:
+    """Every module that the files of a package import, inside functions too."""
+    found = set()
+    for file in (PACKAGE / package).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+            elif isinstance(node, ast.Import):
+                found.update(name.name for name in node.names)
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_arrows_run_one_way(package: str) -> None:
+    ours = {name.split(".")[1] for name in imported(package) if name.startswith("anomaly_bench.")}
+    assert ours - ALLOWED[package] - {"errors"} == set()
+
+
+def test_every_package_is_held_to_the_rule() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == set(ALLOWED)
+
+
+def test_layers_know_no_lightning_and_no_files() -> None:
+    assert {name.split(".")[0] for name in imported("layers")} & {"lightning", "pathlib", "os", "json"} == set()
+
+
+def test_lists_come_from_the_folders() -> None:
+    assert method_names() == ["rd"]
+    assert dataset_names() == ["folder", "mvtec", "synthetic"]
+    for name in method_names():
+        assert load_method(name).revision >= 1
+    for name in dataset_names():
+        assert load_dataset(name).revision >= 1
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, anomaly_bench.cli as cli; cli.build_parser(); print({'torch', 'cv2'} & sys.modules.keys())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"
+
+
+def test_files_stay_readable() -> None:
+    long = {str(path): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: lines for path, lines in long.items() if lines > 350} == {}
