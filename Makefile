@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROFILE ?= paper
 # What is not set is not passed on, and the command line's own defaults hold.
-PLACES = $(if $(DATA),--data-root $(DATA)) $(if $(WEIGHTS),--weights-dir $(WEIGHTS))
-FLAGS = --profile $(PROFILE) $(PLACES) $(if $(CATEGORIES),--categories $(CATEGORIES)) $(if $(SEEDS),--seeds $(SEEDS))
+PLACES = $(if $(DATA),--data-root "$(DATA)") $(if $(WEIGHTS),--weights-dir "$(WEIGHTS)")
+FLAGS = --profile $(PROFILE) $(PLACES) $(if $(CATEGORIES),--categories "$(CATEGORIES)") $(if $(SEEDS),--seeds "$(SEEDS)")
 TABLES := $(wildcard experiments/*/table*.yaml)
 READY := .venv/installed
 
@@ -17,7 +17,7 @@ menu:
 	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as <paper>-table1. There are:"
 	@for table in $(TABLES:experiments/%.yaml=%); do echo "                    $$table"; done
 
-setup: $(READY)	## make the environment (.venv); every other target does it first
+setup: $(READY)	## make the environment (.venv, several GB with CUDA); every target does it first
 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

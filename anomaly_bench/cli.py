@@ -26,7 +26,7 @@ class Parser(ArgumentParser):
     """Says what is wrong in one sentence and exits with 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sentence = " ".join(message.split())
+        sentence = " ".join(message.split()).rstrip(".")
         print(f"error: {sentence}; see {self.prog} --help.", file=sys.stderr)
         sys.exit(2)
 
@@ -165,8 +165,8 @@ def table_command(arguments: Namespace) -> int:
     categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
     table = profile_table(arguments.table, profile, places.data_root)
     runs = table_runs(table, profile, places.data_root, categories=categories, seeds=seeds)
-    failures: list[str] = []
-    if not arguments.no_train:
+    failures: list[Exception] = []
+    if arguments.dry_run or not arguments.no_train:
         work = sort_work(runs, places, store, asked_for=categories is not None)
         print(f"{table.name}, profile {profile.name}: {describe(work)}", file=sys.stderr)
         if arguments.dry_run:
@@ -179,11 +179,16 @@ def table_command(arguments: Namespace) -> int:
     print(f"written: {', '.join(str(path) for path in paths)}", file=sys.stderr)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
+    if any(isinstance(failure, UserError) for failure in failures):
+        return 2
     return 1 if failures else 0
 
 
 def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    names = None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    if names == []:
+        raise UserError("--categories names none; name some such as bottle,pill, or leave it out.")
+    return names
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -204,7 +209,8 @@ def tables_command(arguments: Namespace) -> int:
         stale = stale_tables(store, data_root)
         for path in stale:
             print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
-        return 1 if stale else 0
+        _complain(store)
+        return 1 if stale or store.complaints else 0
     profile = load_profile(arguments.profile)
     for name in table_names():
         paths = write_table(build_from_store(name, profile, store, data_root), store.results)
@@ -285,8 +291,12 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Threads that spin while they wait make training ten times slower on a machine that somebody else uses too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        if not words:
+            raise UserError(f"no command; choose one of: {', '.join(COMMANDS)}.")
+        if not words[0].startswith("-") and words[0] not in COMMANDS:
             raise UserError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
         arguments: Any = build_parser().parse_args(words)
         return COMMANDS[arguments.command][1](arguments[arguments.command])
@@ -295,6 +305,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `anomaly-bench list runs | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted; finished runs are kept.", file=sys.stderr)
         return 130

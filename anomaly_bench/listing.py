@@ -14,6 +14,7 @@ def lines(what: str, store: Store) -> Iterator[str]:
     if what == "methods":
         for name in method_names():
             yield from _method(name)
+        yield from _common()
     elif what == "datasets":
         yield from dataset_names()
     elif what == "tables":
@@ -34,6 +35,18 @@ def _method(name: str) -> Iterator[str]:
     for option, default in option_defaults(method).items():
         yield f"  {option}={default}  ({readable(types[option])})"
     yield "  protocol: " + ", ".join(f"{key}={value}" for key, value in asdict(method.protocol).items())
+
+
+def _common() -> Iterator[str]:
+    """What `--set` takes whatever the method."""
+    from anomaly_bench.bench.resolve import EVALUATION, SUBSET, readable
+    from anomaly_bench.bench.spec import EvalSpec
+
+    yield "every method, beside its protocol:"
+    for name, hint in EVALUATION.items():
+        yield f"  {name}={getattr(EvalSpec(), name)}  ({readable(hint)}; evaluation, never retrains)"
+    for name, hint in SUBSET.items():
+        yield f"  {name}=all  ({readable(hint)})"
 
 
 def _tables() -> Iterator[str]:

@@ -24,7 +24,7 @@ def score_folders(maps_dir: Path, masks_dir: Path) -> dict[str, Any]:
 
     Args:
         maps_dir: .npy, .tiff or .png files, one channel.
-        masks_dir: image files, nonzero where anomalous, as large as the map.
+        masks_dir: image files, above half of their highest value where anomalous, as large as the map.
 
     Returns:
         The eight metrics, `undefined` reasons, and counts of images.
@@ -57,7 +57,7 @@ def _by_key(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[s
         raise UserError(f"folder {folder} does not exist; correct the path.")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
             continue
         key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
         if key in found:
@@ -72,7 +72,7 @@ def _read(path: Path) -> NDArray[Any]:
     """(H, W) of any numeric type; an image with equal channels counts as grey."""
     import cv2
 
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         try:
             array = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
@@ -88,7 +88,8 @@ def _read(path: Path) -> NDArray[Any]:
             raise UserError(f"{path} is not an image that can be read; replace it.")
         if array.ndim == 3 and (array[..., :3] == array[..., :1]).all():
             array = array[..., 0]
-    if array.ndim != 2 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+    usable = np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating) or array.dtype == bool
+    if array.ndim != 2 or not array.size or not usable:
         raise UserError(f"{path} has shape {array.shape} and type {array.dtype}; a map is one number a pixel.")
     return np.asarray(array)
 
@@ -96,7 +97,8 @@ def _read(path: Path) -> NDArray[Any]:
 def _mask(path: Path | None, image: NDArray[Any], map_path: Path) -> NDArray[np.bool_]:
     if path is None:
         return np.zeros(image.shape, dtype=bool)
-    mask = _read(path) != 0
+    values = _read(path)
+    mask = values > max(float(values.max()), 1.0) / 2  # as everywhere: above one half of a whole, 1 or 255
     if mask.shape != image.shape:
         sizes = "{1}x{0} pixels, its mask {3}x{2}".format(*image.shape, *mask.shape)
         raise UserError(f"map {map_path} has {sizes}; resize the one or the other.")

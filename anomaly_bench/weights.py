@@ -135,13 +135,19 @@ def _belongs_to(path: Path, architecture: str, tag: str) -> bool:
 
 
 def _other_release(name: str, architecture: str, tag: str) -> bool:
-    """Whether a file carries torchvision's name (`resnet50-11ad3fa6.pth`) of another set of weights than `tag`."""
+    """Whether a file carries the name under which another set of weights than `tag` was released.
+
+    timm knows its own releases by name (`resnet18_a1_0-d63eafa0.pth`); torchvision has more than timm lists, but its
+    names all end in eight digits of their hash (`resnet50-11ad3fa6.pth`).
+    """
     import timm
 
-    config = timm.get_pretrained_cfg(f"{architecture}.{tag}")
-    released = Path(str(config.url)).name if config is not None else ""
+    configs = {known: timm.get_pretrained_cfg(f"{architecture}.{known}") for known in _tags(architecture)}
+    releases = {known: Path(str(config.url)).name for known, config in configs.items() if config is not None}
+    if name in releases.values():
+        return releases.get(tag) != name
     pattern = re.compile(rf"{re.escape(architecture)}-[0-9a-f]{{8}}\.pth")
-    return bool(pattern.fullmatch(name) and pattern.fullmatch(released)) and name != released
+    return bool(pattern.fullmatch(name) and pattern.fullmatch(releases.get(tag, "")))
 
 
 def _wheel_file() -> Path | None:

@@ -148,7 +148,9 @@ def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsy
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        ([], "no command; choose one of: run, table, tables, list, data, score."),
         (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
+        (["table", "fmm_scsatt/table1", "--categories", ","], "--categories names none; name some such as bottle,pill"),
         (["table", "fmm_scsatt/table11"], "unknown table 'fmm_scsatt/table11'; did you mean 'fmm_scsatt/table1'?"),
         (["table", "fmm_scsatt/table1", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
         (["table", "fmm_scsatt/table1", "--seeds", "a"], "--seeds takes whole numbers such as 0,1,2, not 'a'."),
@@ -171,7 +173,7 @@ def test_wrong_words_of_the_other_commands(
     expect_refusal(words, tree.parent, sentence, capsys)
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "--sed", "1"], ["table"], [], ["run", "--seed", "x"]], ids=str)
+@pytest.mark.parametrize("words", [["run"], ["run", "--sed", "1"], ["table"], ["run", "--seed", "x"]], ids=str)
 def test_words_that_do_not_parse(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words)

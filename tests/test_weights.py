@@ -331,3 +331,22 @@ def test_the_caffe_network_strides_in_the_first_convolution_of_a_stage(tmp_path:
     shapes = [tuple(stage.shape) for stage in teacher(torch.rand(1, 3, 64, 64))]
     assert shapes == [(1, 256, 16, 16), (1, 512, 8, 8), (1, 1024, 4, 4)]
     assert torch.equal(teacher.network.state_dict()["layer3.5.conv2.weight"], state["layer3.5.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "taken"),
+    [
+        ("resnet18-f37072fd.pth", "resnet18.tv_in1k", True),
+        ("resnet18-f37072fd.pth", "resnet18.a1_in1k", False),
+        ("resnet18_a1_0-d63eafa0.pth", "resnet18.a1_in1k", True),
+        ("resnet18_a1_0-d63eafa0.pth", "resnet18.tv_in1k", False),
+        ("resnet50-11ad3fa6.pth", "resnet50.tv_in1k", False),  # torchvision's second set, which timm calls tv2_in1k
+        ("resnet18-mine.pth", "resnet18.tv_in1k", True),
+    ],
+)
+def test_a_released_file_is_only_taken_for_its_own_set_of_weights(
+    tmp_path: Path, name: str, teacher: str, taken: bool
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    found = find_weights(teacher, tmp_path, download=False)
+    assert (found is not None and found.path.name == name) is taken

@@ -65,12 +65,16 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The clone's commit, with `+changes` where tracked files differ from it."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder)]
+    """The clone's commit, with `+changes` where the package's files differ from it; None outside a clone."""
+    package = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(folder)], capture_output=True, check=False)
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent.resolve():
+            return None  # installed somewhere below another repository, whose commits say nothing
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(package)) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed.returncode else "")

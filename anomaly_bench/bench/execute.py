@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,18 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import lightning
 import numpy as np
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from safetensors.torch import save
 
 from anomaly_bench.bench.catalog import load_dataset, load_method
 from anomaly_bench.bench.cost import device_name, multiply_accumulates, parameter_counts, peak_memory, provenance
 from anomaly_bench.bench.evaluate import Evaluation, evaluate
-from anomaly_bench.bench.progress import Curves, Progress, TrainingDivergedError
+from anomaly_bench.bench.progress import Curves, Progress, TrainingDivergedError, say
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import RECORD, Record, Store, scores_name, write_json
 from anomaly_bench.data.base import AnomalyDataModule
@@ -90,18 +94,22 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
     data_evidence = data.evidence()
     weights = require_weights(spec.protocol.teacher, places.weights_dir)
     method = build_method(spec, weights)
-    store.check_writable()
+    store.check_writable(sum(value.nbytes for value in method.student_state().values()))
+    origin = provenance()  # now: the code on disk may be edited while this trains
     try:
         trained = _train_and_evaluate(spec, method, data)
-    except (TrainingDivergedError, NonFiniteError) as error:
-        store.write_failure(spec, str(error))
-        raise RunFailedError(f"{spec.title} failed: {error}.") from error
+    except (TrainingDivergedError, NonFiniteError, torch.OutOfMemoryError) as error:
+        reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+        store.write_failure(spec, reason)
+        raise RunFailedError(f"{spec.title} failed: {reason}.") from error
     own = trained.evaluation
     evidence = {"weights": _weights_evidence(spec, weights), "data": data_evidence}
-    record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, provenance())
-    with store.new_run(spec.run_id, replace=again) as folder:
-        _write_run(folder, record, trained, publishable=data.publishable)
-    return record
+    record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, origin)
+    with store.new_run(spec.run_id, overwrite=again) as folder:
+        whole = spec.train_images is None and spec.test_images is None
+        _write_run(folder, record, trained, publishable=data.publishable and whole)
+    stored = store.load(spec.run_id)  # somebody else's, where another process was faster
+    return stored if isinstance(stored, Record) else record
 
 
 def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool) -> None:
@@ -134,10 +142,9 @@ def _train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: Anomaly
     method.to(memory_format=torch.channels_last)
     with quiet_lightning():
         trainer = _trainer(spec, [curves, Progress(spec.title)])
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         start = time.perf_counter()
-        trainer.fit(method, datamodule=data)
+        with _own_signals():
+            trainer.fit(method, datamodule=data)
         trained = time.perf_counter()
         stage_maps = _predict(trainer, method, data)
         own = evaluate_maps(spec, stage_maps, data, EvalSpec())
@@ -157,8 +164,24 @@ def _train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: Anomaly
     return TrainedRun(stage_maps, own, student, curves.as_csv(), cost)
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Lightning ends the process in silence on Ctrl-C and SIGTERM, the latter with status 0: a killed run must not
+    look like a finished one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as error:
+        say("terminated; finished runs are kept.")
+        raise SystemExit(143) from error
+    except SystemExit as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # which Lightning leaves ignored
+        raise KeyboardInterrupt from error
+
+
 def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
-    return Trainer(
+    trainer = Trainer(
         max_epochs=spec.protocol.epochs,
         precision=spec.protocol.precision,
         accelerator="auto",
@@ -170,11 +193,22 @@ def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
         enable_model_summary=False,
         callbacks=callbacks,
     )
+    if trainer.precision != spec.protocol.precision:
+        raise UserError(
+            f"precision {spec.protocol.precision} is not to be had on this device; use --set precision=bf16-mixed."
+        )
+    # True float32 where it is asked for: by default cuDNN would round a convolution's inputs to TF32.
+    torch.backends.cudnn.allow_tf32 = spec.protocol.precision != "32-true"
+    if trainer.strategy.root_device.type == "cuda":
+        torch.empty(0, device=trainer.strategy.root_device)  # starts CUDA, without which the next line fails
+        torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+    return trainer
 
 
 def _predict(trainer: Trainer, method: DistillationMethod, data: AnomalyDataModule) -> StageMaps:
     """K arrays (N, h_k, w_k) of the test images, in the form in which they are kept."""
-    batches = trainer.predict(method, datamodule=data)
+    with _own_signals():
+        batches = trainer.predict(method, datamodule=data)
     assert batches is not None
     return [torch.cat([maps.half().cpu() for maps in stage]).numpy() for stage in zip(*batches, strict=True)]
 
@@ -189,9 +223,11 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def evaluate_maps(spec: RunSpec, stage_maps: StageMaps, data: AnomalyDataModule, evaluation: EvalSpec) -> Evaluation:
@@ -210,8 +246,10 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
     try:
         with np.load(path, allow_pickle=False) as archive:
             stage_maps = [archive[name] for name in archive.files]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is gone or broken, so the run cannot be re-evaluated; use --again.") from error
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{path} is gone or broken, and another rule needs the run's maps; use --again to train the run anew."
+        ) from error
     data = open_data(record.spec, places)
     data.setup()
     new = evaluate_maps(record.spec, stage_maps, data, evaluation)

@@ -42,7 +42,7 @@ PROFILES = {
             "smoke",
             "SMOKE: generated images, a tiny subset, a small teacher; shows that everything runs, and nothing else",
             {
-                "teacher": "tf_efficientnet_lite0",
+                "teacher": "tf_efficientnet_lite0.in1k",
                 "epochs": 10,
                 "batch_size": 8,
                 "image_size": 128,

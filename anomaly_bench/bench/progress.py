@@ -42,43 +42,39 @@ class Curves(Callback):
 
 
 class Progress(Callback):
-    """A bar of epochs and one of test batches; where there is no terminal, ten lines instead of the bar."""
+    """A bar of training steps and one of test batches; where there is no terminal, ten lines instead of the bar."""
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.bar: tqdm[Any] | None = None
+        self.bar: tqdm[Any] = tqdm(disable=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar = tqdm(total=trainer.max_epochs, desc=f"train {self.title}", unit="epoch", disable=None, leave=False)
+        steps = int(trainer.estimated_stepping_batches)
+        self.bar = tqdm(total=steps, desc=f"train {self.title}", unit="step", disable=None, leave=False)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.bar is not None
         assert trainer.max_epochs is not None
-        loss = f"loss {float(trainer.callback_metrics['loss']):.4f}"
-        self.bar.set_postfix_str(loss)
-        self.bar.update()
         epoch = trainer.current_epoch + 1
+        done = f"epoch {epoch} of {trainer.max_epochs}, loss {float(trainer.callback_metrics['loss']):.4f}"
+        self.bar.set_postfix_str(done)
         if self.bar.disable and epoch % max(trainer.max_epochs // 10, 1) == 0:
-            say(f"  {self.title}: epoch {epoch} of {trainer.max_epochs}, {loss}")
+            say(f"  {self.title}: {done}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
+        self.bar.close()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = int(sum(trainer.num_predict_batches))
         self.bar = tqdm(total=batches, desc=f"evaluate {self.title}", unit="batch", disable=None, leave=False)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
+        self.bar.close()
 
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.bar.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -17,7 +17,12 @@ from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.methods.protocol import Protocol
 
+# What --set takes beside a method's own options, with types.
+PROTOCOL = typing.get_type_hints(Protocol)
+EVALUATION = {name: hint for name, hint in typing.get_type_hints(EvalSpec).items() if name != "metrics_revision"}
 SUBSET = {"train_images": int | None, "test_images": int | None}
+# A network has one name in a run's identity, whatever shorthand was typed.
+TEACHER_ALIASES = {"tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k"}
 
 
 def option_types(method: type[DistillationMethod]) -> dict[str, Any]:
@@ -49,10 +54,12 @@ def typed(name: str, value: Any, annotation: Any) -> Any:
     parser.add_argument(f"--{name}", type=annotation)
     try:
         if isinstance(value, str):
-            return parser.parse_args([f"--{name}={value}"])[name]
-        return parser.parse_object({name: value})[name]
+            parsed = parser.parse_args([f"--{name}={value}"])[name]
+        else:
+            parsed = parser.parse_object({name: value})[name]
     except ArgumentError as error:
         raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.") from error
+    return parsed + 0.0 if isinstance(parsed, float) else parsed  # -0.0 is 0.0, and must have its name
 
 
 def readable(annotation: Any) -> str:
@@ -60,6 +67,7 @@ def readable(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(annotation))
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+    names[int | None] = "a whole number or null"
     names[tuple[float, float]] = "two numbers such as [0.5, 0.999]"
     return names.get(annotation) or str(annotation).replace(" | None", " or null")
 
@@ -87,40 +95,37 @@ def resolve(
         UserError: a name is unknown, or a value is of the wrong type or out of range.
     """
     method, dataset = load_method(method_name), load_dataset(dataset_name)
-    protocol_types = typing.get_type_hints(Protocol)
-    evaluation_types = typing.get_type_hints(EvalSpec)
-    evaluation_types.pop("metrics_revision")
-    known = {**option_types(method), **protocol_types, **evaluation_types, **SUBSET}
-    asked = dict(settings or {})
-    for name in asked:
-        if name not in known:
-            raise UserError(f"{method_name} has no option '{name}'{nearest(name, known)}")
-    values = {name: typed(name, value, known[name]) for name, value in {**profile.settings, **asked}.items()}
-    protocol = replace(method.protocol, **_among(values, protocol_types))
+    values = _typed_settings(method_name, {**profile.settings, **(settings or {})})
     defaults = option_defaults(method)
     options = {name: value for name, value in _among(values, defaults).items() if value != defaults[name]}
-    subset = _among(values, SUBSET)
-    for name, count in subset.items():
-        if count is not None and count < 1:
-            raise UserError(f"{name} must be at least 1, not {count}.")
     spec = RunSpec(
         method=method_name,
         method_revision=method.revision,
         dataset=dataset_name,
         data_revision=dataset.revision,
         category=category,
-        protocol=protocol,
+        protocol=replace(method.protocol, **_among(values, PROTOCOL)),
         options=tuple(sorted(options.items())),
         seed=seed,
-        **subset,
+        **_among(values, SUBSET),
     )
-    return spec, EvalSpec(**_among(values, evaluation_types))
+    return spec, EvalSpec(**_among(values, EVALUATION))
+
+
+def _typed_settings(method_name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting known and of its type."""
+    known = {**option_types(load_method(method_name)), **PROTOCOL, **EVALUATION, **SUBSET}
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{method_name} has no option '{name}'{nearest(name, known)}")
+    values = {name: typed(name, value, known[name]) for name, value in settings.items()}
+    for name, count in _among(values, SUBSET).items():
+        if count is not None and count < 1:
+            raise UserError(f"{name} must be at least 1, not {count}.")
+    if "teacher" in values:
+        values["teacher"] = TEACHER_ALIASES.get(values["teacher"], values["teacher"])
+    return values
 
 
 def _among(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
-
-
-def evaluation_fields() -> list[str]:
-    """Names that `--set` takes for the evaluation."""
-    return [field.name for field in fields(EvalSpec) if field.name != "metrics_revision"]

@@ -16,7 +16,7 @@ from anomaly_bench.metrics import METRICS_REVISION
 
 
 def canonical_json(value: Any) -> str:
-    """Sorted keys, no spaces, and one way to write a number (Python's shortest for floats, no exponent games)."""
+    """Sorted keys, no spaces, and one way to write a number: Python's shortest."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -54,8 +54,10 @@ class RunSpec:
     test_images: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; a subset that was not taken is left out, so that it adds nothing to the identity."""
+        """Plain data; what has a default that changes nothing is left out where it has it (see `Protocol`)."""
         plain = asdict(self) | {"options": dict(self.options)}
+        defaults = {field.name: field.default for field in fields(Protocol)}
+        plain["protocol"] = {name: value for name, value in plain["protocol"].items() if value != defaults[name]}
         return {name: value for name, value in plain.items() if value is not None}
 
     @classmethod

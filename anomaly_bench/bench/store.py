@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.errors import UserError
@@ -77,6 +77,9 @@ class Record:
                 raise ValueError(f"{wrong[0]} is not a fraction in [0, 1]")
         if record.metrics != plain["metrics"]:
             raise ValueError("its metrics are not those of its own evaluation")
+        evidence, versions = record.evidence, record.provenance["versions"]
+        if not (evidence["weights"]["source"] and evidence["data"]["manifest_sha256"] and versions):
+            raise ValueError("it does not say where it comes from")
         return record
 
 
@@ -86,6 +89,18 @@ class Failure:
 
     spec: RunSpec
     reason: str
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Failure:
+        """From `failure.json`; raises like `Record.from_json`."""
+        return cls(RunSpec.from_json(plain["spec"]), str(plain["reason"]))
+
+
+Entry = TypeVar("Entry", Record, Failure)
+
+
+class StoreError(UserError):
+    """The results folder cannot be written to: no other run could be stored either."""
 
 
 class Store:
@@ -103,9 +118,7 @@ class Store:
         """The run's record, else its failure, else None."""
         folder = self.folder(run_id)
         record = self._read(folder / RECORD, Record.from_json)
-        if record is not None:
-            return record
-        return self._read(folder / FAILURE, lambda plain: Failure(RunSpec.from_json(plain["spec"]), plain["reason"]))
+        return record if record is not None else self._read(folder / FAILURE, Failure.from_json)
 
     def __iter__(self) -> Iterator[Record | Failure]:
         """Every run, sorted by id."""
@@ -116,28 +129,36 @@ class Store:
                 if loaded is not None:
                     yield loaded
 
-    def _read(self, path: Path, parse: Any) -> Any:
+    def _read(self, path: Path, parse: Callable[[dict[str, Any]], Entry]) -> Entry | None:
         try:
-            return parse(json.loads(path.read_text(encoding="utf-8")))
+            entry = parse(json.loads(path.read_text(encoding="utf-8")))
+            if entry.spec.run_id != path.parent.name:
+                raise ValueError(f"it is the record of run {entry.spec.run_id}")
+            return entry
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
             complaint = f"{path} is broken ({error}) and is not used; run it again, or delete {path.parent}."
             if complaint not in self.complaints:
                 self.complaints.append(complaint)
             return None
 
-    def check_writable(self) -> None:
+    def check_writable(self, needed: int = 0) -> None:
         """Write and delete one MiB where the results will go, before hours of training; creates no folder.
 
+        Args:
+            needed: bytes that the run will leave there.
+
         Raises:
-            UserError: the place is read-only or full.
+            StoreError: the place is read-only or full.
         """
         existing = next(path for path in (self.runs, *self.runs.parents) if path.exists())
         with self._explained(), tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"\0" * PROBE_BYTES)
             probe.flush()
             os.fsync(probe.fileno())
+            if shutil.disk_usage(existing).free < needed:
+                raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -146,21 +167,19 @@ class Store:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = "the disk is full" if full else (error.strerror or str(error))
-            remedy = "free some space" if full else "make it writable"
-            raise UserError(
-                f"cannot write to the results folder {self.results} ({reason}); {remedy}, or choose another --results."
-            ) from error
+            remedy = "free some space or choose another --results" if full else "choose another --results"
+            raise StoreError(f"cannot write to the results folder {self.results} ({reason}); {remedy}.") from error
 
     @contextmanager
-    def new_run(self, record_id: str, *, replace: bool = False) -> Iterator[Path]:
+    def new_run(self, record_id: str, *, overwrite: bool = False) -> Iterator[Path]:
         """A folder to fill; when the block ends it becomes the run's folder by one rename, else it vanishes.
 
         Args:
             record_id: the run's id.
-            replace: replace a finished record; otherwise the one that is there first stays.
+            overwrite: replace a finished record; otherwise the one that is there first stays.
 
         Raises:
-            UserError: the place is read-only or full; nothing is left behind.
+            StoreError: the place is read-only or full; nothing is left behind.
         """
         with self._explained():
             self.runs.mkdir(parents=True, exist_ok=True)
@@ -169,24 +188,27 @@ class Store:
         try:
             with self._explained():
                 yield staged
-                self._publish(staged, record_id, replace=replace)
+                self._publish(staged, record_id, overwrite=overwrite)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def _publish(self, staged: Path, run_id: str, *, replace: bool) -> None:
+    def _publish(self, staged: Path, run_id: str, *, overwrite: bool) -> None:
         target = self.folder(run_id)
-        if isinstance(self.load(run_id), Record) and not replace:
+        if isinstance(self.load(run_id), Record) and not overwrite:
             return
-        if target.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{run_id}-old-", dir=self.runs))
-            target.rename(aside / run_id)
-            shutil.rmtree(aside, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{run_id}-old-", dir=self.runs))
         try:
+            if target.exists():
+                target.rename(aside / run_id)
             staged.rename(target)
         except OSError as error:
+            if (aside / run_id).exists() and not target.exists():
+                (aside / run_id).rename(target)
             # Another writer was faster between the look and the rename: its record stands.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def write_failure(self, spec: RunSpec, reason: str) -> None:
         """Keep why a run failed, so that its table cell can say so; a finished record is never touched."""
@@ -197,8 +219,9 @@ class Store:
 
     def add_evaluation(self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str) -> Record:
         """A record that also holds `entry`, one more evaluation of the same run, on disk and returned."""
-        entries = {**record.evaluations, evaluation.eval_id: entry}
-        extended = Record(record.spec, record.evaluation, entries, record.evidence, record.cost, record.provenance)
+        newest = self.load(record.spec.run_id)  # another process may have added an evaluation of its own
+        current = newest if isinstance(newest, Record) else record
+        extended = replace(current, evaluations={**current.evaluations, evaluation.eval_id: entry})
         folder = self.folder(record.spec.run_id)
         with self._explained():
             replace_text(folder / scores_name(evaluation), scores)

@@ -172,7 +172,8 @@ class AnomalyDataModule(lightning.LightningDataModule):
         """Raise UserError when no such category exists, here or anywhere."""
         names = cls.category_names(data_root)
         if category not in names:
-            raise UserError(f"unknown category '{category}'{nearest(category, names)}")
+            known = nearest(category, names) if names else f"; there is none in {data_root}: correct --data-root."
+            raise UserError(f"unknown category '{category}'{known}")
 
     @cached_property
     def samples(self) -> dict[Split, list[Sample]]:

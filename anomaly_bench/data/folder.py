@@ -15,6 +15,7 @@ class Folder(AnomalyDataModule):
     """One folder of the user's own, see `AnomalyDataModule`; there are no official counts to compare with."""
 
     revision = 1
+    publishable = False  # the user's own images: their names and scores are not for a public repository
 
     @classmethod
     def category_names(cls, data_root: Path) -> list[str]:

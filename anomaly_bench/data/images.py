@@ -97,6 +97,9 @@ def manifest_sha256(files: Sequence[tuple[str, Path]]) -> str:
 
     def line(entry: tuple[str, Path]) -> str:
         name, path = entry
-        return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n"
+        try:
+            return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n"
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); replace or remove it.") from error
 
     return hashlib.sha256("".join(parallel(line, sorted(files))).encode()).hexdigest()

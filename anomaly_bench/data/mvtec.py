@@ -57,7 +57,7 @@ class MVTecAD(AnomalyDataModule):
         remedy = (
             f"pass --data-root {data_root.resolve().parent}"
             if inside
-            else "correct --data-root (or ANOMALY_BENCH_DATA)"
+            else "correct --data-root (or ANOMALY_BENCH_DATA), or see the README for where to get it"
         )
         raise UserError(f"no MVTec AD in {data_root}: expected {data_root / FOLDERS[0] / category}; {remedy}.")
 

@@ -13,7 +13,10 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a paper trains: a method file states its own, a profile or `--set` may replace values.
+    """How a paper trains, always with Adam: a method file states its own, a profile or `--set` may replace values.
+
+    All of it is part of a run's identity. A field added later needs a default that changes nothing, and is left out
+    of the identity where it has that default.
 
     Attributes:
         teacher: timm name of the frozen network and its weights.
@@ -31,9 +34,9 @@ class Protocol:
     batch_size: int
     lr: float
     betas: tuple[float, float]
-    weight_decay: float = 0.0
-    image_size: int = 256
-    precision: Precision = "bf16-mixed"
+    weight_decay: float
+    image_size: int
+    precision: Precision
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -30,8 +30,17 @@ from anomaly_bench.methods.protocol import Protocol
 
 STAGE_DISTANCE = {"global": global_cosine, "pixel": pixel_cosine}
 
-# All of it from the authors' main.py; the paper itself gives no beta1.
-PROTOCOL = Protocol(teacher="wide_resnet50_2.tv_in1k", epochs=200, batch_size=16, lr=5e-3, betas=(0.5, 0.999))
+# From the authors' main.py, but for the precision: neither paper nor code states one (PyTorch's default is float32).
+PROTOCOL = Protocol(
+    teacher="wide_resnet50_2.tv_in1k",
+    epochs=200,
+    batch_size=16,
+    lr=5e-3,
+    betas=(0.5, 0.999),
+    weight_decay=0.0,
+    image_size=256,
+    precision="bf16-mixed",
+)
 
 
 class ReverseDistillation(DistillationMethod):

@@ -31,6 +31,7 @@ class Cell:
         printed_over_same: the mean of what the paper prints for just these categories.
         difference: measured minus printed, over the same categories; None where nothing fair can be said.
         reason: why nothing is measured.
+        caveat: what is wrong with what is measured; such a cell has no difference.
         records: the runs behind it.
     """
 
@@ -45,6 +46,7 @@ class Cell:
     printed_over_same: float | None = None
     difference: float | None = None
     reason: str = ""
+    caveat: str = ""
     records: tuple[Record, ...] = ()
 
 
@@ -121,6 +123,7 @@ class _Context:
             categories=tuple(there),
             categories_planned=len(runs),
             seeds_planned=len(self.profile.seeds),
+            caveat=_caveat(there),
             records=tuple(record for records in there.values() for record in records),
         )
         if not there:
@@ -163,7 +166,9 @@ class _Context:
         else:
             printed = self._printed_over(cell.categories, column)
             cell = replace(cell, printed_over_same=printed)
-        return cell if printed is None else replace(cell, difference=measured - printed)
+        if printed is None or cell.caveat or not (row.compare and column.compare):
+            return cell
+        return replace(cell, difference=measured - printed)
 
     def _printed_over(self, categories: Sequence[str], column: Line) -> float | None:
         """The mean of the column's printed values over some categories, where each has a row of its own."""
@@ -189,8 +194,21 @@ def _metric(record: Record, evaluation: EvalSpec, query: Query) -> float | None:
     return value
 
 
+def _caveat(there: dict[str, list[Record]]) -> str:
+    """Names the categories of which images are missing: their numbers are not those of the data set."""
+    incomplete = [
+        category
+        for category, records in there.items()
+        if any(record.evidence["data"]["complete"] is False for record in records)
+    ]
+    return f"on INCOMPLETE data ({', '.join(incomplete)}), so no difference is given" if incomplete else ""
+
+
 def _with_statistics(cell: Cell, there: dict[str, list[Record]], evaluation: EvalSpec, query: Query) -> Cell:
-    """Mean over categories of the mean over seeds; the spread is that of the seeds which have every category."""
+    """Mean over categories, seed by seed, of the seeds that every category has; the spread is that of these seeds.
+
+    Where no seed is common to all categories there is a mean of each category's own, and no spread.
+    """
     values = {
         category: {
             record.spec.seed: PERCENT * value
@@ -199,8 +217,9 @@ def _with_statistics(cell: Cell, there: dict[str, list[Record]], evaluation: Eva
         }
         for category, records in there.items()
     }
-    measured = statistics.fmean(statistics.fmean(by_seed.values()) for by_seed in values.values())
-    everywhere = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
-    by_seed = [statistics.fmean(values[category][seed] for category in values) for seed in everywhere]
+    common = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
+    by_seed = [statistics.fmean(values[category][seed] for category in values) for seed in common]
+    if not common:
+        by_seed = [statistics.fmean(statistics.fmean(seeds.values()) for seeds in values.values())]
     std = statistics.stdev(by_seed) if len(by_seed) > 1 else None
-    return replace(cell, measured=measured, std=std, seeds=tuple(everywhere))
+    return replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))

@@ -7,6 +7,7 @@ from typing import Any
 
 from anomaly_bench.bench.catalog import load_method
 from anomaly_bench.bench.store import Record
+from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable
 from anomaly_bench.tables.spec import ALL
 
@@ -50,6 +51,7 @@ def _training(record: Record) -> str:
         value, stated = getattr(protocol, name), getattr(own, name)
         text = f"{name.replace('_', ' ')} {value}"
         parts.append(text if value == stated else f"{text} (protocol: {stated})")
+    parts[-1] += " (no paper states one)"
     subset = (record.spec.train_images, record.spec.test_images)
     if subset != (None, None):
         parts.append(f"a SUBSET of {subset[0] or 'all'} training and {subset[1] or 'all'} test images")
@@ -71,7 +73,8 @@ def _data(records: list[Record]) -> str:
         "without official counts": [],
         "RESIZED copies": [],
     }
-    for record in {record.spec.category: record for record in records}.values():
+    distinct = {(record.spec.category, record.evidence["data"]["manifest_sha256"]): record for record in records}
+    for record in distinct.values():
         name, data = record.spec.category, record.evidence["data"]
         if data["complete"] is None:
             groups["without official counts"].append(name)
@@ -93,9 +96,9 @@ def _missing(data: dict[str, Any]) -> str:
 
 
 def _revisions(record: Record) -> str:
-    metrics = record.evaluations[record.evaluation]["spec"]["metrics_revision"]
     spec = record.spec
-    return f"{spec.method} {spec.method_revision}, {spec.dataset} {spec.data_revision}, metrics {metrics}"
+    # A cell shows nothing of another metrics revision than the present one.
+    return f"{spec.method} {spec.method_revision}, {spec.dataset} {spec.data_revision}, metrics {METRICS_REVISION}"
 
 
 def _versions(record: Record) -> str:
@@ -105,21 +108,24 @@ def _versions(record: Record) -> str:
 
 def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
     """Where cells of one table mix what should be one thing."""
-    warnings = []
-    facts = {
-        "versions": {_versions(record) for record in records},
-        "teacher weights": {_teacher(record) for record in records},
+    evidence = [record.evidence["data"] for record in records]
+    versions, teachers = {_versions(record) for record in records}, {_teacher(record) for record in records}
+    manifests = {(record.spec.category, record.evidence["data"]["manifest_sha256"]) for record in records}
+    substituted = built.profile.dataset is None and built.profile.settings.keys() & {"teacher", "epochs"}
+    found = {
+        f"cells mix {len(versions)} versions, see above": len(versions) > 1,
+        f"cells mix {len(teachers)} teachers or weights, see above": len(teachers) > 1,
+        "runs of one category saw different data": len(manifests) > len({category for category, _ in manifests}),
+        "a teacher has random weights: these numbers say nothing about the method": any(
+            record.evidence["weights"]["source"] == "random" for record in records
+        ),
+        "not the paper's protocol (see Teacher and Training): a difference is no evidence against the paper": bool(
+            substituted
+        ),
+        "some data are incomplete, see Data": any(data["complete"] is False for data in evidence),
+        "some images are resized copies, see Data": any(data["resized"] for data in evidence),
+        "cells with one seed: differences under about 0.3 points are no evidence": any(
+            len(cell.seeds) < 2 for row in built.cells for cell in row if cell.records
+        ),
     }
-    for name, values in facts.items():
-        if len(values) > 1:
-            warnings.append(f"cells mix {len(values)} {name}, see above")
-    if any(record.evidence["weights"]["source"] == "random" for record in records):
-        warnings.append("a teacher has random weights: these numbers say nothing about the method")
-    if built.profile.dataset is None and any(built.profile.settings.get(name) for name in ("teacher", "epochs")):
-        warnings.append(
-            "not the paper's protocol (see Teacher and Training): a difference is no evidence against the paper"
-        )
-    seeds = [len(cell.seeds) for row in built.cells for cell in row if cell.records]
-    if min(seeds) < 2:
-        warnings.append("cells with one seed: differences under about 0.3 points are no evidence")
-    return warnings
+    return [text for text, holds in found.items() if holds]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from anomaly_bench.bench.catalog import load_dataset
-from anomaly_bench.bench.profiles import Profile, load_profile
+from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.store import Store, replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable, Index, build_table
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.render import RENDERERS
-from anomaly_bench.tables.spec import TableSpec, load_table
+from anomaly_bench.tables.spec import TableSpec, load_table, table_names
 
 
 def profile_table(name: str, profile: Profile, data_root: Path) -> TableSpec:
@@ -34,7 +35,7 @@ def write_table(built: BuiltTable, results: Path) -> list[Path]:
     """
     paths = []
     for suffix, render in RENDERERS.items():
-        path = results / "tables" / built.profile.name / f"{built.spec.name}.{suffix}"
+        path = _path(results, built.profile, built.spec.name, suffix)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, render(built))
@@ -45,12 +46,18 @@ def write_table(built: BuiltTable, results: Path) -> list[Path]:
 
 
 def stale_tables(store: Store, data_root: Path) -> list[Path]:
-    """Files below `<results>/tables` that are not what the records give, smoke tables left out."""
+    """Files below `<results>/tables` that are not what the records give, those of stand-in data left out."""
+    committed = [profile for profile in PROFILES.values() if profile.dataset is None]
     stale = []
-    for path in sorted((store.results / "tables").glob("*/*/*.*")):
-        profile = load_profile(path.parts[-3])
-        if profile.dataset is None and path.suffix[1:] in RENDERERS:
-            built = build_from_store(f"{path.parts[-2]}/{path.stem}", profile, store, data_root)
-            if RENDERERS[path.suffix[1:]](built) != path.read_text(encoding="utf-8"):
-                stale.append(path)
+    for profile, name in itertools.product(committed, table_names()):
+        for suffix, render in RENDERERS.items():
+            path = _path(store.results, profile, name, suffix)
+            if path.exists():
+                built = build_from_store(name, profile, store, data_root)
+                if render(built) != path.read_text(encoding="utf-8"):
+                    stale.append(path)
     return stale
+
+
+def _path(results: Path, profile: Profile, name: str, suffix: str) -> Path:
+    return results / "tables" / profile.name / f"{name}.{suffix}"

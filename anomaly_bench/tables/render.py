@@ -63,7 +63,7 @@ def _measured(cell: Cell, footnotes: list[str]) -> str:
     if cell.measured is None:
         return f"({cell.reason})" if len(cell.reason) < 12 else "—" + _mark(cell.reason, footnotes)
     text = f"{cell.measured:.2f}" + (f" ± {cell.std:.2f}" if cell.std is not None else "")
-    remarks = []
+    remarks = [cell.caveat] if cell.caveat else []
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
     if len(cell.categories) < cell.categories_planned:
@@ -119,7 +119,7 @@ def to_csv(built: BuiltTable) -> str:
                 " ".join(cell.categories),
                 cell.categories_planned,
             )
-            reason = cell.reason if cell.measurable else "quoted only"
+            reason = (cell.reason or cell.caveat) if cell.measurable else "quoted only"
             writer.writerow(
                 [
                     row.name,

@@ -16,7 +16,7 @@ from anomaly_bench.tables.yaml_lines import Mapping, load_mapping
 EXPERIMENTS = PACKAGE.parent / "experiments"
 ALL = "all"
 QUERY_KEYS = ("method", "options", "dataset", "categories", "metric")
-LINE_KEYS = ("name", "printed", *QUERY_KEYS)
+LINE_KEYS = ("name", "printed", "compare", *QUERY_KEYS)
 TABLE_KEYS = ("title", "runs", "rows", "columns", "notes")
 
 
@@ -56,11 +56,19 @@ class Query:
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: its name, the name it has in the paper's table, and its part of the query."""
+    """A row or a column of a table.
+
+    Attributes:
+        name: its label.
+        printed: the label of the paper's row or column whose numbers stand beside ours, or "".
+        query: its part of the question.
+        compare: False where the printed number is of another kind than ours, so that a difference would mislead.
+    """
 
     name: str
     printed: str
     query: Query = field(default_factory=Query)
+    compare: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,25 @@ class TableSpec:
         """
         if profile.dataset is None:
             return self
-        stand_in = replace(self.runs, dataset=profile.dataset)
-        rows, columns = _stand_in(self.rows, categories), _stand_in(self.columns, categories)
-        return replace(self, runs=stand_in, rows=rows, columns=columns)
+        rows = _stand_in(self.rows, categories)
+        columns = _stand_in([line for line in self.columns if self._measures(line)], categories)
+        return replace(
+            self,
+            title=f"{self.title}, here on the data set '{profile.dataset}'",
+            runs=replace(self.runs, dataset=profile.dataset),
+            rows=rows,
+            columns=columns,
+            notes=("No printed number is shown: none was measured on this data set.",),
+        )
+
+    def _measures(self, column: Line) -> bool:
+        return any(self.query(row, column).measurable for row in self.rows)
 
 
-def _stand_in(lines: tuple[Line, ...], categories: Sequence[str]) -> tuple[Line, ...]:
+def _stand_in(lines: Sequence[Line], categories: Sequence[str]) -> tuple[Line, ...]:
+    """Without printed numbers; lines of single categories become those of the stand-in."""
     named = [line for line in lines if line.query.categories not in ((), (ALL,))]
-    kept = [replace(line, query=replace(line.query, dataset=None)) for line in lines if line not in named]
+    kept = [replace(line, printed="", query=replace(line.query, dataset=None)) for line in lines if line not in named]
     if not named:
         return tuple(kept)
     return (*(Line(name, "", Query(categories=(name,))) for name in categories), *kept)
@@ -156,7 +175,9 @@ def _lines(plain: Mapping, key: str) -> tuple[Line, ...]:
         name = str(entry["name"])
         if name in [line.name for line in lines]:
             raise entry.wrong(f"{key} has '{name}' twice; rename one.")
-        lines.append(Line(name, str(entry.get("printed", name)), _query(entry)))
+        if not isinstance(entry.get("compare", True), bool):
+            raise entry.wrong("compare must be true or false; correct it.")
+        lines.append(Line(name, str(entry.get("printed", name)), _query(entry), entry.get("compare", True)))
     return tuple(lines)
 
 

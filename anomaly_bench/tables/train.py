@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anomaly_bench.bench.execute import Places, RunFailedError, open_data
-from anomaly_bench.bench.obtain import compare_evidence, obtain
+from anomaly_bench.bench.obtain import Obtained, compare_evidence, obtain
 from anomaly_bench.bench.progress import say
-from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.bench.store import Record, Store, StoreError
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.plan import PlannedRun
 
@@ -68,21 +68,27 @@ def describe(work: Work) -> str:
     return "\n".join(lines)
 
 
-def do_work(work: Work, places: Places, store: Store) -> list[str]:
-    """Every run that is to do; the sentences of those that failed."""
-    failures = []
+def do_work(work: Work, places: Places, store: Store) -> list[Exception]:
+    """Every run that is to do; what went wrong with those that failed, which does not stop the others.
+
+    Raises:
+        StoreError: the results folder cannot be written to.
+    """
+    failures: list[Exception] = []
     start = time.monotonic()
     for number, run in enumerate(work.to_do, start=1):
         say(f"[{number} of {len(work.to_do)}] {run.spec.title}")
         try:
-            obtained = obtain(run.spec, run.evaluation, places, store)
-        except RunFailedError as error:
-            failures.append(str(error))
+            obtained: Obtained = obtain(run.spec, run.evaluation, places, store)
+        except StoreError:
+            raise  # no other run could be stored either
+        except (RunFailedError, UserError) as error:
+            failures.append(error)
             say(f"  {error}")
             continue
         spent = time.monotonic() - start
         left = spent / number * (len(work.to_do) - number)
-        auroc = obtained.record.metrics["image_auroc"]
+        auroc = obtained.record.evaluations[run.evaluation.eval_id]["metrics"]["image_auroc"]
         shown = "undefined" if auroc is None else f"{auroc:.4f}"
         say(f"  {obtained.how}, image AUROC {shown}; {_duration(spent)} spent, about {_duration(left)} left")
     return failures

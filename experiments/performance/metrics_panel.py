@@ -110,6 +110,7 @@ def cpu_name() -> str:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one line for each row, units in the columns' names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -6,6 +6,9 @@ import hashlib
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +157,42 @@ def test_a_diverged_run_is_a_failure_with_its_reason(places: Places, monkeypatch
     failure = store.load(spec.run_id)
     assert isinstance(failure, Failure)
     assert "the loss is nan" in failure.reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has float16")
+def test_a_precision_that_the_device_lacks_is_refused_and_not_replaced(places: Places) -> None:
+    with pytest.raises(UserError, match="precision 16-mixed is not to be had on this device"):
+        execute(tiny_spec(precision="16-mixed"), places, Store(places.results))
+    assert not places.results.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_killed_run_says_so_and_leaves_nothing(places: Places, number: int, status: int, word: str) -> None:
+    words = ["run", "--method", "rd", "--dataset", "synthetic", "--category", "brick", "--profile", "smoke"]
+    where = ["--data-root", str(places.data_root), "--results", str(places.results)]
+    command = [
+        sys.executable,
+        "-m",
+        "anomaly_bench",
+        *words,
+        *where,
+        "--set",
+        "train_images=8",
+        "--set",
+        "image_size=64",
+    ]
+    process = subprocess.Popen([*command, "--set", "epochs=1000"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "epoch 100 of 1000" in process.stderr.readline()
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait() == status
+    assert word in rest
+    assert "Traceback" not in rest
+    assert not places.results.exists()
 
 
 def test_a_random_teacher_is_named_in_the_evidence(places: Places) -> None:

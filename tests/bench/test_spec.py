@@ -15,7 +15,7 @@ from anomaly_bench.methods.protocol import Protocol
 
 
 def spec(**changes: object) -> RunSpec:
-    protocol = Protocol("resnet18.tv_in1k", epochs=30, batch_size=16, lr=0.005, betas=(0.5, 0.999))
+    protocol = Protocol("resnet18.tv_in1k", 30, 16, 0.005, (0.5, 0.999), 0.0, 256, "bf16-mixed")
     plain = RunSpec("rd", 1, "mvtec", 1, "bottle", protocol)
     return dataclasses.replace(plain, **changes)
 
@@ -49,7 +49,15 @@ def test_whatever_can_move_a_number_moves_the_id(change: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{"loss_form": "global"}, {"epochs": "200"}, {"lr": "5e-3"}, {"lr": "0.0050"}, {"sigma": 2}]
+    "settings",
+    [
+        {"loss_form": "global"},
+        {"epochs": "200"},
+        {"lr": "5e-3"},
+        {"lr": "0.0050"},
+        {"weight_decay": -0.0},
+        {"sigma": 2},
+    ],
 )
 def test_a_default_said_aloud_or_written_otherwise_changes_no_id(settings: dict[str, object]) -> None:
     paper = load_profile("paper")
@@ -104,3 +112,17 @@ def test_wrong_settings_get_one_sentence(settings: dict[str, str], sentence: str
     with pytest.raises(UserError) as error:
         resolve("rd", "mvtec", "bottle", load_profile("paper"), settings=settings)
     assert str(error.value) == sentence
+
+
+def test_a_network_has_one_name() -> None:
+    smoke = load_profile("smoke")
+    short = resolve("rd", "synthetic", "brick", smoke, settings={"teacher": "tf_efficientnet_lite0"})[0]
+    assert short == resolve("rd", "synthetic", "brick", smoke)[0]
+
+
+def test_a_protocol_field_added_later_changes_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = dataclasses.make_dataclass("Later", [("clip", float, 0.0)], bases=(Protocol,), frozen=True)
+    monkeypatch.setattr("anomaly_bench.bench.spec.Protocol", later)
+    values = dataclasses.asdict(spec().protocol)
+    assert spec(protocol=later(**values)).run_id == "3cd149c8f78d8a38"
+    assert spec(protocol=later(**values, clip=1.0)).run_id != "3cd149c8f78d8a38"

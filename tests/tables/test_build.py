@@ -17,6 +17,7 @@ from anomaly_bench.tables.spec import load_table
 from tests.tables.made_store import CATEGORIES, made_record, value, with_data
 
 NAME = "fmm_scsatt/table1"
+BOTTLE = made_record("bottle")
 
 
 def rd_cells(records: list[Record | Failure], profile: Profile = PROFILES["lite"]) -> dict[str, Cell]:
@@ -67,6 +68,38 @@ def test_seeds_give_mean_and_standard_deviation() -> None:
     assert (cells["Mean"].seeds, cells["Mean"].std) == ((0,), None)
 
 
+def test_a_mean_and_its_spread_are_of_the_same_seeds() -> None:
+    records = [made_record("bottle", seed=seed) for seed in (0, 2)] + [
+        made_record("pill", seed=seed) for seed in (0, 1)
+    ]
+    cell = rd_cells(records)["Mean"]
+    assert (cell.seeds, cell.std) == ((0,), None)
+    assert cell.measured == pytest.approx(54.0)
+    apart = rd_cells([made_record("bottle", seed=1), made_record("pill", seed=2)])["Mean"]
+    assert (apart.seeds, apart.std) == ((), None)
+    assert apart.measured == pytest.approx(54.015)
+
+
+def test_incomplete_data_get_no_difference_and_say_why() -> None:
+    counts = BOTTLE.evidence["data"]["counts"] | {"test_good": 1}
+    cells = rd_cells([with_data(BOTTLE, counts=counts, complete=False), made_record("pill")])
+    for row in ("Bottle", "Mean"):
+        assert cells[row].measured is not None
+        assert cells[row].difference is None
+        assert cells[row].caveat == "on INCOMPLETE data (bottle), so no difference is given"
+    assert cells["Pill"].difference is not None
+
+
+def test_numbers_of_another_kind_stand_side_by_side_without_a_difference() -> None:
+    name = "fmm_scsatt/table3"
+    built = build_table(load_table(name), PROFILES["lite"], Index.of([BOTTLE]), load_printed(name), Path())
+    row = [line.name for line in built.spec.rows].index("Bottle")
+    cells = dict(zip([line.name for line in built.spec.columns], built.cells[row], strict=True))
+    assert cells["RD PRO"].printed.text == cells["RD PRO, RD4AD's rule"].printed.text == "96.6"
+    assert cells["RD PRO"].difference is None
+    assert cells["RD PRO, RD4AD's rule"].difference == pytest.approx(100 * value("bottle", "aupro_rd4ad") - 96.6)
+
+
 def undefined(record: Record, metric: str, reason: str) -> Record:
     entry = record.evaluations[record.evaluation]
     changed = entry | {"metrics": entry["metrics"] | {metric: None}, "undefined": {metric: reason}}
@@ -81,9 +114,6 @@ def of_metrics_revision(record: Record, revision: int) -> Record:
 
 def of_revision(record: Record, **revision: int) -> Record:
     return dataclasses.replace(record, spec=dataclasses.replace(record.spec, **revision))
-
-
-BOTTLE = made_record("bottle")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +164,8 @@ def test_the_header_names_what_makes_a_comparison_unfair() -> None:
     )
     assert lines["Data"] == expected
     assert "no evidence against the paper" in lines["WARNING"]
+    assert "incomplete" in lines["WARNING"]
+    assert "resized copies" in lines["WARNING"]
     assert "one seed" in lines["WARNING"]
 
 
@@ -148,6 +180,11 @@ def test_mixed_versions_are_a_warning() -> None:
     versions = pill.provenance["versions"] | {"torch": "2.11.0"}
     other = dataclasses.replace(pill, provenance={"versions": versions, "commit": None})
     assert "cells mix 2 versions" in header([BOTTLE, other])["WARNING"]
+
+
+def test_other_data_under_another_seed_are_a_warning() -> None:
+    other = with_data(made_record("bottle", seed=1), manifest_sha256="01")
+    assert "runs of one category saw different data" in header([BOTTLE, other])["WARNING"]
 
 
 def test_a_random_teacher_is_a_warning() -> None:
