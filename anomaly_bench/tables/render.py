@@ -24,33 +24,30 @@ class Grid:
 
 
 def lay_out(built: BuiltTable) -> Grid:
-    """A quoted column stays one; a measured one becomes three: printed, measured, difference."""
-    spec = built.spec
-    measured = [any(row[index].measurable for row in built.cells) for index in range(len(spec.columns))]
-    columns = [
-        "",
-        *(
-            title
-            for line, is_measured in zip(spec.columns, measured, strict=True)
-            for title in _titles(line.name, is_measured)
-        ),
+    """A quoted column stays one; a measured one becomes printed, measured, difference."""
+    spec, footnotes = built.spec, list[str]()
+    parts = [_parts(built, index) for index in range(len(spec.columns))]
+    rows = [
+        [line.name, *(write(cell, footnotes) for cell, part in zip(cells, parts, strict=True) for _, write in part)]
+        for line, cells in zip(spec.rows, built.cells, strict=True)
     ]
-    footnotes: list[str] = []
-    rows = []
-    for line, cells in zip(spec.rows, built.cells, strict=True):
-        row = [line.name]
-        for cell, is_measured in zip(cells, measured, strict=True):
-            row += [
-                _printed(cell, footnotes),
-                *([_measured(cell, footnotes), _difference(cell)] if is_measured else []),
-            ]
-        rows.append(row)
-    title = f"{spec.name}: {spec.title}, in percent"
-    return Grid(title, header_lines(built), columns, rows, [*footnotes, *spec.notes])
+    return Grid(
+        title=f"{spec.name}: {spec.title}, in percent",
+        header=header_lines(built),
+        columns=["", *(title for part in parts for title, _ in part)],
+        rows=rows,
+        footnotes=[*footnotes, *spec.notes],
+    )
 
 
-def _titles(name: str, measured: bool) -> list[str]:
-    return [f"{name}, printed", f"{name}, measured", "difference"] if measured else [name]
+def _parts(built: BuiltTable, index: int) -> list[tuple[str, Callable[[Cell, list[str]], str]]]:
+    """The columns of text that one column of the table becomes: each a title, and what writes a cell of it."""
+    name = built.spec.columns[index].name
+    if not any(row[index].measurable for row in built.cells):
+        return [(name, _printed)]
+    if built.profile.dataset is not None:  # stand-in data, beside which nothing is printed
+        return [(f"{name}, measured", _measured)]
+    return [(f"{name}, printed", _printed), (f"{name}, measured", _measured), ("difference", _difference)]
 
 
 def _printed(cell: Cell, footnotes: list[str]) -> str:
@@ -73,7 +70,7 @@ def _measured(cell: Cell, footnotes: list[str]) -> str:
     return text + _mark("; ".join(remarks), footnotes)
 
 
-def _difference(cell: Cell) -> str:
+def _difference(cell: Cell, footnotes: list[str]) -> str:
     return f"{cell.difference:+.2f}" if cell.difference is not None else ""
 
 
