@@ -218,10 +218,14 @@ class Store:
             write_json(folder / FAILURE, {"run_id": spec.run_id, "spec": spec.as_json(), "reason": reason})
 
     def add_evaluation(self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str) -> Record:
-        """A record that also holds `entry`, one more evaluation of the same run, on disk and returned."""
+        """A record that also holds `entry`, one more evaluation of the same run, on disk and returned.
+
+        Under a new metrics revision the own evaluation is the new one, and the record's `metrics` follow it.
+        """
         newest = self.load(record.spec.run_id)  # another process may have added an evaluation of its own
         current = newest if isinstance(newest, Record) else record
-        extended = replace(current, evaluations={**current.evaluations, evaluation.eval_id: entry})
+        own = evaluation.eval_id if evaluation == EvalSpec() else current.evaluation
+        extended = replace(current, evaluation=own, evaluations={**current.evaluations, evaluation.eval_id: entry})
         folder = self.folder(record.spec.run_id)
         with self._explained():
             replace_text(folder / scores_name(evaluation), scores)

@@ -103,7 +103,7 @@ def _revisions(record: Record) -> str:
 
 def _versions(record: Record) -> str:
     versions = record.provenance["versions"]
-    return ", ".join(f"{name} {versions[name]}" for name in COMPARED_VERSIONS)
+    return ", ".join(f"{name} {versions.get(name, 'unknown')}" for name in COMPARED_VERSIONS)
 
 
 def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,13 @@ def test_evaluations_added_by_two_processes_are_both_kept(tmp_path: Path) -> Non
     loaded = store.load(SPEC.run_id)
     assert isinstance(loaded, Record)
     assert len(loaded.evaluations) == 3
+
+
+def test_under_a_new_metrics_revision_the_metrics_are_the_new_ones(tmp_path: Path) -> None:
+    store, old = Store(tmp_path), EvalSpec(metrics_revision=0)
+    entry = {"spec": old.as_json(), "metrics": {"image_auroc": 0.1}, "undefined": {}}
+    before = replace(record(), evaluation=old.eval_id, evaluations={old.eval_id: entry})
+    with store.new_run(SPEC.run_id) as folder:
+        write_json(folder / "record.json", before.as_json())
+    store.add_evaluation(before, EvalSpec(), record(0.2).evaluations[EvalSpec().eval_id], "path,score\n")
+    assert stored_auroc(store) == 0.2
