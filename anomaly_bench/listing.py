@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from anomaly_bench.bench.catalog import dataset_names, load_method, method_names
 from anomaly_bench.bench.store import Failure, Store
+from anomaly_bench.methods.options import OURS, STATED, option_sources
 
 
 def lines(what: str, store: Store) -> Iterator[str]:
@@ -27,14 +29,25 @@ def lines(what: str, store: Store) -> Iterator[str]:
 
 
 def _method(name: str) -> Iterator[str]:
-    from anomaly_bench.bench.resolve import option_defaults, option_types, readable
+    from anomaly_bench.bench.resolve import known_settings, option_defaults, own_evaluation, readable
 
     method = load_method(name)
     yield f"{name}: {(method.__doc__ or '').splitlines()[0]}"
-    types = option_types(method)
+    types, sources = known_settings(method), option_sources(method.__init__)
     for option, default in option_defaults(method).items():
-        yield f"  {option}={default}  ({readable(types[option])})"
-    yield "  protocol: " + ", ".join(f"{key}={value}" for key, value in asdict(method.protocol).items())
+        yield f"  {option}={plain(default)}  ({readable(types[option])}; {sources[option]})"
+    for option, value in asdict(method.protocol).items():
+        if option in types:
+            source = STATED if option in method.stated else OURS
+            yield f"  {option}={plain(value)}  ({readable(types[option])}; protocol, {source})"
+    for option, value in own_evaluation(name).as_json().items():
+        if option in types:
+            yield f"  {option}={plain(value)}  ({readable(types[option])}; evaluation, {STATED})"
+
+
+def plain(value: object) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _common() -> Iterator[str]:
@@ -44,9 +57,10 @@ def _common() -> Iterator[str]:
 
     yield "every method, beside its protocol:"
     for name, hint in EVALUATION.items():
-        yield f"  {name}={getattr(EvalSpec(), name)}  ({readable(hint)}; evaluation, never retrains)"
+        source = OURS if name == "background" else "RD4AD's"
+        yield f"  {name}={plain(getattr(EvalSpec(), name))}  ({readable(hint)}; evaluation, never retrains, {source})"
     for name, hint in SUBSET.items():
-        yield f"  {name}=all  ({readable(hint)})"
+        yield f"  {name}=null  ({readable(hint)}; null for all)"
 
 
 def _tables() -> Iterator[str]:

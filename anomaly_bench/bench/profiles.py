@@ -36,13 +36,15 @@ PROFILES = {
         Profile(
             "lite",
             "LITE: a ResNet18 teacher in place of every larger network and 30 epochs, all else as in the paper",
-            {"teacher": "resnet18.tv_in1k", "epochs": 30},
+            # A student that sees the image must be of another family than its teacher.
+            {"teacher": "resnet18.tv_in1k", "student": "tf_efficientnet_lite0.in1k", "epochs": 30},
         ),
         Profile(
             "smoke",
             "SMOKE: generated images, a tiny subset, a small teacher; shows that everything runs, and nothing else",
             {
                 "teacher": "tf_efficientnet_lite0.in1k",
+                "student": "resnet18.random",
                 "epochs": 10,
                 "batch_size": 8,
                 "image_size": 128,

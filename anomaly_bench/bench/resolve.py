@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.methods.protocol import Protocol
 
 # What --set takes beside a method's own options, with types.
-PROTOCOL = typing.get_type_hints(Protocol)
+PROTOCOL = typing.get_type_hints(Protocol) | {"student": str}
 EVALUATION = {name: hint for name, hint in typing.get_type_hints(EvalSpec).items() if name != "metrics_revision"}
 SUBSET = {"train_images": int | None, "test_images": int | None}
+NETWORKS = ("teacher", "student")
 # A network has one name in a run's identity, whatever shorthand was typed.
-TEACHER_ALIASES = {"tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k"}
+NETWORK_ALIASES = {"tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k"}
 
 
 def option_types(method: type[DistillationMethod]) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def readable(annotation: Any) -> str:
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
     names[int | None] = "a whole number or null"
     names[tuple[float, float]] = "two numbers such as [0.5, 0.999]"
+    names[tuple[int, ...]] = "whole numbers such as [1,2,3]"
     return names.get(annotation) or str(annotation).replace(" | None", " or null")
 
 
@@ -95,26 +97,51 @@ def resolve(
         UserError: a name is unknown, or a value is of the wrong type or out of range.
     """
     method, dataset = load_method(method_name), load_dataset(dataset_name)
-    values = _typed_settings(method_name, {**profile.settings, **(settings or {})})
+    values = _typed_settings(method_name, {**_profile_settings(method, profile), **(settings or {})})
     defaults = option_defaults(method)
     options = {name: value for name, value in _among(values, defaults).items() if value != defaults[name]}
+    protocol = replace(method.protocol, **_among(values, PROTOCOL))
+    method.check(protocol, {**defaults, **options})
     spec = RunSpec(
         method=method_name,
         method_revision=method.revision,
         dataset=dataset_name,
         data_revision=dataset.revision,
         category=category,
-        protocol=replace(method.protocol, **_among(values, PROTOCOL)),
+        protocol=protocol,
         options=tuple(sorted(options.items())),
         seed=seed,
         **_among(values, SUBSET),
     )
-    return spec, EvalSpec(**_among(values, EVALUATION))
+    return spec, _evaluation(method_name, _among(values, EVALUATION))
+
+
+def own_evaluation(method_name: str) -> EvalSpec:
+    """The method's own evaluation: RD4AD's, but for what its paper says."""
+    return EvalSpec(**load_method(method_name).evaluation)
+
+
+def _evaluation(method_name: str, values: Mapping[str, Any]) -> EvalSpec:
+    evaluation = replace(own_evaluation(method_name), **values)
+    if evaluation.score_from != "precise" and "coarse" not in load_method(method_name).maps:
+        raise UserError(f"{method_name} has no coarse maps; leave score_from at precise.")
+    return evaluation
+
+
+def _profile_settings(method: type[DistillationMethod], profile: Profile) -> dict[str, Any]:
+    """The profile's values; its student stands in for another, and says nothing to methods that build their own."""
+    return {name: value for name, value in profile.settings.items() if name in known_settings(method)}
+
+
+def known_settings(method: type[DistillationMethod]) -> dict[str, Any]:
+    """Everything that `--set` takes for a method, with types."""
+    protocol = {name: hint for name, hint in PROTOCOL.items() if name != "student" or method.protocol.student}
+    return {**option_types(method), **protocol, **EVALUATION, **SUBSET}
 
 
 def _typed_settings(method_name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting known and of its type."""
-    known = {**option_types(load_method(method_name)), **PROTOCOL, **EVALUATION, **SUBSET}
+    known = known_settings(load_method(method_name))
     for name in settings:
         if name not in known:
             raise UserError(f"{method_name} has no option '{name}'{nearest(name, known)}")
@@ -122,10 +149,10 @@ def _typed_settings(method_name: str, settings: Mapping[str, Any]) -> dict[str, 
     for name, count in _among(values, SUBSET).items():
         if count is not None and count < 1:
             raise UserError(f"{name} must be at least 1, not {count}.")
-    if "teacher" in values:
-        values["teacher"] = TEACHER_ALIASES.get(values["teacher"], values["teacher"])
+    for name in _among(values, NETWORKS):
+        values[name] = NETWORK_ALIASES.get(values[name], values[name])
     return values
 
 
-def _among(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+def _among(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}

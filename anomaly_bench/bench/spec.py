@@ -107,17 +107,25 @@ class EvalSpec:
         fusion: "sum" or "product" of the stage maps, each upsampled bilinearly (corners aligned) to the image.
         sigma: standard deviation of the Gaussian smoothing, in pixels; 0 for none.
         image_score: "max" or "mean" of the smoothed map.
+        mean_kernel: side of a mean filter after the Gaussian, in pixels, odd; 1 for none.
+        score_from: which of a method's maps are fused: its final ones ("precise"), "coarse" ones or "both".
+        background: how the background is found that the image score leaves out; pixels are scored with it.
         metrics_revision: the metrics' revision.
     """
 
     fusion: Literal["sum", "product"] = "sum"
     sigma: float = 4.0
     image_score: Literal["max", "mean"] = "max"
+    mean_kernel: int = 1
+    score_from: Literal["precise", "coarse", "both"] = "precise"
+    background: Literal["none", "otsu", "border", "grabcut", "sam"] = "none"
     metrics_revision: int = METRICS_REVISION
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma < math.inf:
             raise UserError(f"sigma must be 0 or more, not {self.sigma}.")
+        if self.mean_kernel < 1 or self.mean_kernel % 2 == 0:
+            raise UserError(f"mean_kernel must be odd and at least 1, not {self.mean_kernel}.")
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults, and always the revision: a field added later moves no identity."""

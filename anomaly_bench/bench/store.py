@@ -217,15 +217,17 @@ class Store:
         with self.new_run(spec.run_id) as folder:
             write_json(folder / FAILURE, {"run_id": spec.run_id, "spec": spec.as_json(), "reason": reason})
 
-    def add_evaluation(self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str) -> Record:
+    def add_evaluation(
+        self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str, *, own: bool
+    ) -> Record:
         """A record that also holds `entry`, one more evaluation of the same run, on disk and returned.
 
-        Under a new metrics revision the own evaluation is the new one, and the record's `metrics` follow it.
+        Where it is the method's `own` (under a new metrics revision), the record's `metrics` become its.
         """
         newest = self.load(record.spec.run_id)  # another process may have added an evaluation of its own
         current = newest if isinstance(newest, Record) else record
-        own = evaluation.eval_id if evaluation == EvalSpec() else current.evaluation
-        extended = replace(current, evaluation=own, evaluations={**current.evaluations, evaluation.eval_id: entry})
+        shown = evaluation.eval_id if own else current.evaluation
+        extended = replace(current, evaluation=shown, evaluations={**current.evaluations, evaluation.eval_id: entry})
         folder = self.folder(record.spec.run_id)
         with self._explained():
             replace_text(folder / scores_name(evaluation), scores)

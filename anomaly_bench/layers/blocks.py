@@ -61,6 +61,15 @@ def shortcut(in_channels: int, out_channels: int, resampling: Resampling) -> nn.
     return nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
 
+def pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1x1 convolution, BN, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
 class ResidualBlock(nn.Module):
     """ReLU(f(x) + shortcut(x)), f as the plan says; the first convolution (basic) or the 3x3 (bottleneck) resamples."""
 

@@ -1,8 +1,8 @@
-"""The frozen network whose features are distilled."""
+"""The networks that see the image: the frozen one whose features are distilled, and a student that is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -17,8 +17,8 @@ class FeatureNetwork(Protocol):
     ) -> list[Tensor]: ...
 
 
-class Teacher(nn.Module):
-    """Three stages (strides 4, 8, 16) of a pretrained network: no gradient, evaluation mode for ever.
+class Backbone(nn.Module):
+    """Three stages (strides 4, 8, 16) of an image network.
 
     Args:
         network: a timm model, already pruned to its third stage.
@@ -27,6 +27,7 @@ class Teacher(nn.Module):
         widths: their channels C1, C2, C3.
         mean: per-channel mean that the network was trained with, images in [0, 1].
         std: per-channel standard deviation.
+        shallow: names of two layers by what they give, "stem" (before the first stage) and "layer1" (the first stage).
     """
 
     mean: Tensor
@@ -41,14 +42,40 @@ class Teacher(nn.Module):
         widths: Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
+        shallow: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network = network
         self.architecture = architecture
         self.stages = list(stages)
         self.widths = list(widths)
+        self.shallow = dict(shallow or {})
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) in [0, 1] to T1 (N, C1, H/4, W/4), T2 (N, C2, H/8, W/8), T3 (N, C3, H/16, W/16)."""
+        normalised = (images - self.mean) / self.std
+        network: FeatureNetwork = self.network  # type: ignore[assignment]
+        return network.forward_intermediates(normalised, self.stages, stop_early=True, intermediates_only=True)
+
+
+class Teacher(Backbone):
+    """A pretrained backbone: no gradient, evaluation mode for ever; arguments as `Backbone`."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        architecture: str,
+        *,
+        stages: Sequence[int],
+        widths: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        shallow: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(network, architecture, stages=stages, widths=widths, mean=mean, std=std, shallow=shallow)
+        self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -57,7 +84,15 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) in [0, 1] to T1 (N, C1, H/4, W/4), T2 (N, C2, H/8, W/8), T3 (N, C3, H/16, W/16)."""
-        normalised = (images - self.mean) / self.std
-        network: FeatureNetwork = self.network  # type: ignore[assignment]
-        return network.forward_intermediates(normalised, self.stages, stop_early=True, intermediates_only=True)
+        """As `Backbone.forward`, without a graph."""
+        return super().forward(images)
+
+    @torch.no_grad()
+    def forward_changed(self, images: Tensor, layer: str, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """T1 T2 T3 where the output of one shallow layer, "stem" or "layer1", has gone through `change`."""
+        module = self.network.get_submodule(self.shallow[layer])
+        handle = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+        try:
+            return self(images)
+        finally:
+            handle.remove()

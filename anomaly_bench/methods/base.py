@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import lightning
 import torch
 from torch import Tensor
 
+from anomaly_bench.errors import UserError
 from anomaly_bench.layers.distance import cosine_map
+from anomaly_bench.layers.noise import NoiseSource
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.protocol import Protocol
 
@@ -27,50 +30,99 @@ class DistillationMethod(lightning.LightningModule):
     """A student is trained to agree with a frozen teacher on normal images; where it disagrees is anomalous.
 
     A method file gives `revision`, `protocol`, a constructor `(teacher, protocol=protocol, *, options...)`,
-    `student_features` and `loss`.
+    `student_features` and `loss`. One whose protocol names a student takes it after the teacher.
 
     Attributes:
         revision: part of every run's identity; raise it when numbers move.
         protocol: the paper's, see `Protocol`.
+        stated: fields of the protocol that the paper states; the others are our choice.
+        evaluation: fields of `bench.spec.EvalSpec` in which the paper's evaluation differs from RD4AD's.
+        maps: what `stage_maps` holds besides the stages: "coarse" where the student has a first, coarser output.
+        stages: the teacher's stages that are compared, counted from 1.
+        noise: where masks and noise are drawn from, apart from every other generator.
     """
 
     revision: ClassVar[int]
     protocol: ClassVar[Protocol]
+    stated: ClassVar[tuple[str, ...]]
+    evaluation: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    maps: ClassVar[tuple[str, ...]] = ("stage",)
 
     def __init__(self, teacher: Teacher, protocol: Protocol) -> None:
         super().__init__()
         self.teacher = teacher
         self.lr, self.betas, self.weight_decay = protocol.lr, protocol.betas, protocol.weight_decay
+        self.stages: tuple[int, ...] = (1, 2, 3)
+        self.noise = NoiseSource(seed=0)
+
+    @classmethod
+    def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
+        """Raise UserError for settings that do not go together; asked before anything is loaded.
+
+        Args:
+            protocol: the run's.
+            options: every option of the method, defaults included.
+        """
+        if protocol.image_size % 32:
+            # Three halvings in the teacher's stages and one in the bottleneck, after the stem's quartering.
+            raise UserError(
+                f"image_size must be a multiple of 32, not {protocol.image_size}: the student halves it exactly."
+            )
+
+    def seed_noise(self, seed: int) -> None:
+        """Masks and noise are drawn anew from `seed`, whatever else is drawn."""
+        self.noise = NoiseSource(seed)
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
-        """S1 S2 S3, shaped like `teacher_features`; images are (N, 3, H, W) in [0, 1]."""
+        """S_k of `stages`, each shaped like its T_k; images are (N, 3, H, W) in [0, 1], `teacher_features` T1 T2 T3."""
         raise NotImplementedError
 
     def loss(self, teacher_features: Sequence[Tensor], student_features: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Scalar terms by name; each is logged and their sum is minimised."""
+        """Scalar terms by name, of T_k and S_k of `stages`; each is logged and their sum is minimised."""
         raise NotImplementedError
 
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        images = unit_range(batch.images)
+    def compared(self, teacher_features: Sequence[Tensor]) -> list[Tensor]:
+        """T_k of `stages`, of T1 T2 T3."""
+        return [teacher_features[stage - 1] for stage in self.stages]
+
+    def training_terms(self, images: Tensor) -> dict[str, Tensor]:
+        """The loss terms of one batch, images (N, 3, H, W) in [0, 1]."""
         teacher_features = self.teacher(images)
-        terms = self.loss(teacher_features, self.student_features(images, teacher_features))
+        return self.loss(self.compared(teacher_features), self.student_features(images, teacher_features))
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        terms = self.training_terms(unit_range(batch.images))
         total = torch.stack(list(terms.values())).sum()
         logged = {name: value.detach() for name, value in terms.items()} | {"loss": total.detach()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch.images))
         return total
 
-    def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """M1 M2 M3, one cosine distance a position: (N, H/4, W/4), (N, H/8, W/8), (N, H/16, W/16) in [0, 2]."""
-        teacher_features = self.teacher(images)
-        student_features = self.student_features(images, teacher_features)
-        return [cosine_map(t, s) for t, s in zip(teacher_features, student_features, strict=True)]
+    def distance_map(self, teacher_feature: Tensor, student_feature: Tensor) -> Tensor:
+        """M_k of one stage, (N, H, W); the papers' cosine distance unless a method says otherwise."""
+        return cosine_map(teacher_feature, student_feature)
 
-    def predict_step(self, batch: ImageBatch, batch_idx: int) -> list[Tensor]:
+    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """`stage<k>`: M_k of `stages`, one distance a position: (N, H/4, W/4), (N, H/8, W/8), (N, H/16, W/16)."""
+        teacher_features = self.teacher(images)
+        return self.named_maps("stage", teacher_features, self.student_features(images, teacher_features))
+
+    def named_maps(
+        self, name: str, teacher_features: Sequence[Tensor], features: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """`<name><k>`: the distance of T_k and the k-th of `features`, for k in `stages`."""
+        pairs = zip(self.stages, self.compared(teacher_features), features, strict=True)
+        return {f"{name}{stage}": self.distance_map(teacher, student) for stage, teacher, student in pairs}
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         return self.stage_maps(unit_range(batch.images))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser holds, by learning rate and decay: one group unless a paper has several."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        groups = self.parameter_groups()
+        return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def student_state(self) -> dict[str, Tensor]:
         """What training changed: the state without the teacher, which is known by its weights file."""

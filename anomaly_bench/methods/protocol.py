@@ -27,6 +27,8 @@ class Protocol:
         weight_decay: Adam's L2 coefficient (the gradient's term is `weight_decay * w`).
         image_size: height and width that images are resized to, in pixels.
         precision: Lightning's name of it; no paper states one.
+        student: timm name of a trained network that sees the image, and of its first weights; None where the method
+            builds its student itself.
     """
 
     teacher: str
@@ -37,6 +39,12 @@ class Protocol:
     weight_decay: float
     image_size: int
     precision: Precision
+    student: str | None = None
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Names of the networks with weights of their own, by role."""
+        return {"teacher": self.teacher} | ({"student": self.student} if self.student is not None else {})
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -48,8 +56,5 @@ class Protocol:
             raise UserError(f"betas must be in [0, 1), not {list(self.betas)}.")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
-        if self.image_size < 32 or self.image_size % 32:
-            # Three halvings in the teacher's stages and one in the bottleneck, after the stem's quartering.
-            raise UserError(
-                f"image_size must be a multiple of 32, not {self.image_size}: the student halves it exactly."
-            )
+        if self.image_size < 32:
+            raise UserError(f"image_size must be at least 32, not {self.image_size}.")

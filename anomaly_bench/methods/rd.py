@@ -15,20 +15,18 @@ Departures  the authors' unused fourth teacher stage and unused 1x1 convolution 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from anomaly_bench.layers.blocks import mirror_plan
 from anomaly_bench.layers.bottleneck import OneClassBottleneck
 from anomaly_bench.layers.decoder import ReverseDecoder
-from anomaly_bench.layers.distance import global_cosine, pixel_cosine
+from anomaly_bench.layers.distance import LossForm, stage_sum
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.base import DistillationMethod
+from anomaly_bench.methods.options import Stated
 from anomaly_bench.methods.protocol import Protocol
-
-STAGE_DISTANCE = {"global": global_cosine, "pixel": pixel_cosine}
 
 # From the authors' main.py, but for the precision: neither paper nor code states one (PyTorch's default is float32).
 PROTOCOL = Protocol(
@@ -54,13 +52,18 @@ class ReverseDistillation(DistillationMethod):
 
     revision = 1
     protocol = PROTOCOL
+    stated: ClassVar[tuple[str, ...]] = ("teacher", "epochs", "batch_size", "lr", "betas", "image_size")
 
     def __init__(
-        self, teacher: Teacher, protocol: Protocol = PROTOCOL, *, loss_form: Literal["global", "pixel"] = "global"
+        self,
+        teacher: Teacher,
+        protocol: Protocol = PROTOCOL,
+        *,
+        loss_form: Stated[LossForm] = "global",  # the authors' code; the paper prints "pixel"
     ) -> None:
         super().__init__(teacher, protocol)
         plan = mirror_plan(teacher.architecture)
-        self.stage_distance = STAGE_DISTANCE[loss_form]
+        self.loss_form: LossForm = loss_form
         self.bottleneck = OneClassBottleneck(teacher.widths, plan)
         self.decoder = ReverseDecoder(teacher.widths, plan)
 
@@ -70,8 +73,7 @@ class ReverseDistillation(DistillationMethod):
 
     def loss(self, teacher_features: Sequence[Tensor], student_features: Sequence[Tensor]) -> dict[str, Tensor]:
         """One term, eq. 13 in the form that `loss_form` names, summed over stages."""
-        stages = zip(teacher_features, student_features, strict=True)
-        return {"distillation": torch.stack([self.stage_distance(t, s) for t, s in stages]).sum()}
+        return {"distillation": stage_sum(teacher_features, student_features, self.loss_form)}
 
 
 METHOD = ReverseDistillation

@@ -21,7 +21,8 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
     if not records:
         return [*lines, ("Measured", "nothing yet; only the paper's numbers are shown")]
     lines += [
-        ("Teacher", _list(_teacher(record) for record in records)),
+        ("Teacher", _networks(records, "teacher")),
+        ("Student", _networks(records, "student")),
         ("Training", _list(_training(record) for record in records)),
         ("Seeds", _list(str(record.spec.seed) for record in records)),
         ("Categories", _categories(built)),
@@ -29,6 +30,7 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
         ("Revisions", _list(_revisions(record) for record in records)),
         ("Versions", _list(_versions(record) for record in records)),
     ]
+    lines = [(label, text) for label, text in lines if text]
     return [*lines, *(("WARNING", text) for text in _warnings(built, records))]
 
 
@@ -36,12 +38,25 @@ def _list(texts: Iterable[str]) -> str:
     return "; ".join(sorted(set(texts), key=lambda text: (len(text) if text.isdigit() else 0, text)))
 
 
-def _teacher(record: Record) -> str:
-    teacher, own = record.spec.protocol.teacher, load_method(record.spec.method).protocol.teacher
-    weights = record.evidence["weights"]
+def _networks(records: list[Record], role: str) -> str:
+    """The teachers, or the students with weights of their own; a stand-in is named with what it replaces, and where."""
+    methods: dict[str, set[str]] = {}
+    for record in records:
+        if role in record.spec.protocol.networks:
+            name, own = _network(record, role), load_method(record.spec.method).protocol.networks[role]
+            substitute = "" if record.spec.protocol.networks[role] == own else f", a SUBSTITUTE for {own}"
+            methods.setdefault(name + substitute, set()).add(record.spec.method)
+    return _list(
+        text + (f" ({', '.join(sorted(users))})" if "SUBSTITUTE" in text else "") for text, users in methods.items()
+    )
+
+
+def _network(record: Record, role: str) -> str:
+    """Name and weights of a run's teacher or student."""
+    name = record.spec.protocol.networks[role]
+    weights = record.evidence["weights" if role == "teacher" else f"{role}_weights"]
     source = f"weights {weights['file']}, SHA-256 {weights['sha256'][:12]}" if "sha256" in weights else "RANDOM weights"
-    substitute = f", a SUBSTITUTE for {own} ({record.spec.method})" if teacher != own else ""
-    return f"{teacher} ({source}){substitute}"
+    return f"{name} ({source})"
 
 
 def _training(record: Record) -> str:
@@ -109,7 +124,7 @@ def _versions(record: Record) -> str:
 def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
     """Where cells of one table mix what should be one thing."""
     evidence = [record.evidence["data"] for record in records]
-    versions, teachers = {_versions(record) for record in records}, {_teacher(record) for record in records}
+    versions, teachers = {_versions(record) for record in records}, {_network(record, "teacher") for record in records}
     manifests = {(record.spec.category, record.evidence["data"]["manifest_sha256"]) for record in records}
     substituted = built.profile.dataset is None and built.profile.settings.keys() & {"teacher", "epochs"}
     found = {

@@ -11,20 +11,35 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from anomaly_bench.bench import execute as execute_module
+from anomaly_bench.bench.evaluate import evaluate, fuse_maps
 from anomaly_bench.bench.execute import Places, RunFailedError, execute
+from anomaly_bench.bench.foreground import foreground_masks
 from anomaly_bench.bench.obtain import obtain
+from anomaly_bench.bench.profiles import load_profile
+from anomaly_bench.bench.resolve import own_evaluation, resolve
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Failure, Store
 from anomaly_bench.data.base import AnomalyDataModule
+from anomaly_bench.data.images import read_image
 from anomaly_bench.data.layout import Sample
 from anomaly_bench.errors import UserError
-from tests.conftest import tiny_spec
+from anomaly_bench.weights import find_weights
+from tests.conftest import TINY, tiny_spec
+
+LITE0 = "tf_efficientnet_lite0"
+SMALL = {"image_size": 32, "batch_size": 4, "train_images": 8, "test_images": 8}
+
+
+def small_spec(method: str, **settings: Any) -> RunSpec:
+    """A run of any method, two steps short."""
+    return resolve(method, "synthetic", "brick", load_profile("smoke"), settings={**TINY, **SMALL, **settings})[0]
 
 
 def file_hashes(places: Places, spec: RunSpec) -> dict[str, str]:
@@ -210,3 +225,90 @@ def test_golden_numbers(places: Places) -> None:
     assert losses == pytest.approx([2.8236, 2.4033, 2.1846, 2.0521], abs=2e-3)
     assert metrics["pixel_auroc"] == pytest.approx(0.5175, abs=5e-3)
     assert metrics["aupro"] == pytest.approx(0.1455, abs=5e-3)
+
+
+# A student with weights of its own, an evaluation of the method's own, and backgrounds.
+
+
+@pytest.mark.parametrize("rule", ["otsu", "border", "grabcut"])
+def test_another_background_re_evaluates_the_kept_maps_and_trains_nothing(
+    rule: Any, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, store = replace(small_spec("rd", image_size=64), category="coins"), Store(places.results)
+    obtain(spec, EvalSpec(), places, store)
+    monkeypatch.setattr(execute_module, "execute", no_training)
+    asked = EvalSpec(background=rule)
+    obtained = obtain(spec, asked, places, store)
+    assert obtained.how == "re-evaluated"
+    data = execute_module.open_data(spec, places)
+    data.setup()
+    assert data.ground_truth is not None
+    images = np.stack([read_image(sample.path, 64).pixels for sample in data.ground_truth.samples])
+    found = foreground_masks(images, rule)
+    plain, entry = (obtained.record.evaluations[e.eval_id] for e in (EvalSpec(), asked))
+    assert entry["evidence"] == {"images_without_background": len(found.fallbacks), "images": 8}
+    assert 0 <= len(found.fallbacks) < 8
+    maps = fuse_maps(dict(np.load(store.folder(spec.run_id) / "maps.npz")), 64, asked) * found.masks
+    lines = (store.folder(spec.run_id) / f"scores-{asked.eval_id}.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[3]) for line in lines] == pytest.approx(maps.max(axis=(1, 2)).tolist())
+    pixels = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_rd4ad")
+    assert all(entry["metrics"][name] == plain["metrics"][name] for name in pixels)
+    assert obtained.record.metrics == plain["metrics"]
+    assert obtain(spec, asked, places, store).how == "found"
+
+
+def test_ast_mfrs_own_evaluation_has_its_mean_filter_and_gives_the_records_metrics(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, store, own = small_spec("ast_mfr"), Store(places.results), EvalSpec(mean_kernel=5)
+    record = execute(spec, places, store)
+    assert own_evaluation("ast_mfr") == own
+    assert (record.evaluation, list(record.evaluations)) == (own.eval_id, [own.eval_id])
+    monkeypatch.setattr(execute_module, "execute", no_training)
+    other = obtain(spec, EvalSpec(), places, store).record
+    assert other.metrics == record.metrics == record.evaluations[own.eval_id]["metrics"]
+    assert other.evaluations[EvalSpec().eval_id]["metrics"] != record.metrics
+    data = execute_module.open_data(spec, places)
+    data.setup()
+    assert data.ground_truth is not None
+    again = evaluate(dict(np.load(store.folder(spec.run_id) / "maps.npz")), data.ground_truth, 32, own)
+    assert again.panel.values == record.metrics
+
+
+@pytest.mark.parametrize(("package", "sentence"), [
+    (None, "rule 'sam' needs the package segment-anything; run `pip install segment-anything`."),
+    (object(), "rule 'sam' needs a checkpoint; put sam_vit_b_*.pth into a folder and name it by --weights-dir."),
+])  # fmt: skip
+def test_sam_without_package_or_checkpoint_ends_before_any_training(
+    package: object, sentence: str, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "segment_anything", package)
+    monkeypatch.setattr(execute_module, "execute", no_training)
+    with pytest.raises(UserError) as error:
+        obtain(small_spec("rd"), EvalSpec(background="sam"), places, Store(places.results))
+    assert str(error.value) == sentence
+    assert not places.results.exists()
+
+
+def test_a_students_weights_are_evidence_and_others_than_the_records_are_refused(
+    places: Places, tmp_path: Path
+) -> None:
+    spec, store = small_spec("ast_mfr", teacher="resnet18.random", student=LITE0), Store(places.results)
+    record = execute(spec, places, store)
+    assert record.evidence["weights"] == {"source": "random", "teacher": "resnet18.random"}
+    assert record.evidence["student_weights"]["sha256"].startswith("579344248a93")
+    assert record.evidence["student_weights"]["source"] == "wheel"
+    own = own_evaluation("ast_mfr")
+    assert obtain(spec, own, places, store).how == "found"
+
+    wheel = find_weights(LITE0, None, download=False)
+    assert wheel is not None
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    copy = folder / f"{LITE0}.pth"
+    copy.write_bytes(wheel.path.read_bytes())
+    there = replace(places, weights_dir=folder)
+    assert obtain(spec, own, there, store).how == "found"  # the same bytes elsewhere are the same weights
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="was made from other weights than those at hand; use --again"):
+        obtain(spec, own, there, store)

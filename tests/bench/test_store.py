@@ -147,7 +147,7 @@ def test_another_evaluation_is_added_and_the_first_stays(tmp_path: Path) -> None
     store, other = Store(tmp_path), EvalSpec(sigma=2.0)
     write(store)
     entry = {"spec": other.as_json(), "metrics": {"image_auroc": 0.25}, "undefined": {}}
-    extended = store.add_evaluation(record(), other, entry, "path,score\n")
+    extended = store.add_evaluation(record(), other, entry, "path,score\n", own=False)
     assert store.load(SPEC.run_id) == extended
     assert extended.metrics == record().metrics
     assert sorted(path.name for path in store.folder(SPEC.run_id).iterdir()) == [
@@ -191,7 +191,7 @@ def test_evaluations_added_by_two_processes_are_both_kept(tmp_path: Path) -> Non
     for sigma in (1.0, 2.0):  # both start from the record as it was
         spec = EvalSpec(sigma=sigma)
         entry = {"spec": spec.as_json(), "metrics": {"image_auroc": 0.25}, "undefined": {}}
-        store.add_evaluation(record(), spec, entry, "path,score\n")
+        store.add_evaluation(record(), spec, entry, "path,score\n", own=False)
     loaded = store.load(SPEC.run_id)
     assert isinstance(loaded, Record)
     assert len(loaded.evaluations) == 3
@@ -203,5 +203,5 @@ def test_under_a_new_metrics_revision_the_metrics_are_the_new_ones(tmp_path: Pat
     before = replace(record(), evaluation=old.eval_id, evaluations={old.eval_id: entry})
     with store.new_run(SPEC.run_id) as folder:
         write_json(folder / "record.json", before.as_json())
-    store.add_evaluation(before, EvalSpec(), record(0.2).evaluations[EvalSpec().eval_id], "path,score\n")
+    store.add_evaluation(before, EvalSpec(), record(0.2).evaluations[EvalSpec().eval_id], "path,score\n", own=True)
     assert stored_auroc(store) == 0.2

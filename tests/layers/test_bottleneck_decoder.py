@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_bench.layers.blocks import mirror_plan
-from anomaly_bench.layers.bottleneck import OneClassBottleneck
+from anomaly_bench.layers.bottleneck import MultiScaleFusion, OneClassBottleneck
 from anomaly_bench.layers.decoder import ReverseDecoder
 
 
@@ -269,3 +269,41 @@ def test_convolutions_start_kaiming_normal_and_transposed_ones_as_pytorch_starts
         assert layer.weight.std().item() == pytest.approx(sigma, rel=five_deviations)
         assert abs(layer.weight.mean().item()) < 5 * sigma / math.sqrt(layer.weight.numel())
     assert kinds == {nn.Conv2d, nn.ConvTranspose2d}
+
+
+SUBSETS = [(1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]
+
+
+@pytest.mark.parametrize("stages", SUBSETS)
+def test_fusion_of_some_stages_is_their_part_of_the_whole_and_holds_nothing_else(stages: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    widths, given = (4, 8, 16), features((4, 8, 16), side=16)
+    whole, part = MultiScaleFusion(widths).eval(), MultiScaleFusion(widths, stages).eval()
+    for reduce, stage in zip(part.reduce, stages, strict=True):
+        reduce.load_state_dict(whole.reduce[stage - 1].state_dict())
+    nan = torch.full((), math.nan)
+    seen = [feature if stage in stages else feature * nan for stage, feature in enumerate(given, start=1)]
+    expected = torch.cat([whole(given).split(16, dim=1)[stage - 1] for stage in stages], dim=1)
+    torch.testing.assert_close(part(seen), expected, rtol=0, atol=0)
+    assert part(seen).shape == (2, part.out_channels, 4, 4)
+    paths = {1: total([cost(1, 3, 4, 8), cost(1, 3, 8, 16)])[0], 2: cost(1, 3, 8, 16)[0], 3: 0}
+    assert parameters(part) == sum(paths[stage] for stage in stages)
+
+
+@pytest.mark.parametrize("stages", SUBSETS)
+@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2"])
+def test_decoder_of_some_stages_gives_those_of_the_whole_and_builds_nothing_beyond(
+    name: str, stages: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    widths, plan, depths = (8, 16, 32), mirror_plan(name), MIRRORS[name].decoder
+    whole, part = ReverseDecoder(widths, plan).eval(), ReverseDecoder(widths, plan, stages).eval()
+    state = {key: value for key, value in whole.state_dict().items() if key in part.state_dict()}
+    part.load_state_dict(state)
+    z = torch.randn(2, 64, 2, 2)
+    decoded = part(z)
+    torch.testing.assert_close(decoded, [whole(z)[stage - 1] for stage in stages], rtol=0, atol=0)
+    blocks = [block for stage in part.blocks.children() for block in stage.children()]
+    assert len(blocks) == sum(depths[: 4 - min(stages)])
+    torch.stack([stage.square().sum() for stage in decoded]).sum().backward()
+    assert all(parameter.grad is not None for parameter in part.parameters())

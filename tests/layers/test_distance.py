@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_bench.layers.distance import cosine_map, global_cosine, pixel_cosine
+from anomaly_bench.layers.distance import cosine_map, global_cosine, pixel_cosine, stage_sum, unit_l2_map
 
 SHAPES = [(2, 3, 4, 5), (1, 7, 3, 1)]
 FLOAT32 = {"rtol": 1e-5, "atol": 2e-6}  # what float32 leaves of a cosine
@@ -118,3 +118,69 @@ def test_half_precision_features_are_compared_in_float32(function: object, dtype
     result = function(a, b)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, function(a.float(), b.float()), rtol=0, atol=0)
+
+
+def half_distance(a: Sequence[float], b: Sequence[float], *, squared: bool) -> float:
+    """1/2 |a/|a| - b/|b||^2, or without its square (AST-MFR paper, eq. 3)."""
+    norm_a, norm_b = (math.sqrt(sum(value * value for value in vector)) for vector in (a, b))
+    square = sum((x / norm_a - y / norm_b) ** 2 for x, y in zip(a, b, strict=True))
+    return (square if squared else math.sqrt(square)) / 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("squared", [True, False])
+def test_unit_l2_map_is_eq_3_at_every_position(shape: tuple[int, int, int, int], squared: bool) -> None:
+    a, b = random_pair(shape)
+    n, _, h, w = shape
+    expected = torch.empty(n, h, w)
+    for i, y, x in torch.cartesian_prod(*map(torch.arange, (n, h, w))).tolist():
+        expected[i, y, x] = half_distance(channels(a, i, y, x), channels(b, i, y, x), squared=squared)
+    torch.testing.assert_close(unit_l2_map(a, b, squared=squared), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_the_squared_distance_is_the_cosine_distance_and_the_other_the_root_of_its_half() -> None:
+    a, b = random_pair((2, 7, 5, 3))
+    cosines = cosine_map(a, b)
+    torch.testing.assert_close(unit_l2_map(a, b, squared=True), cosines, rtol=1e-5, atol=2e-6)
+    unsquared = unit_l2_map(a, b, squared=False)
+    torch.testing.assert_close(unsquared, (cosines / 2).sqrt(), rtol=1e-4, atol=1e-5)
+    assert (unsquared - cosines).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("apart", [0.0, 1e-7, 1e-3])
+def test_unit_l2_map_has_a_finite_gradient_where_features_agree_or_nearly_do(squared: bool, apart: float) -> None:
+    a, other = random_pair((2, 7, 5, 3))
+    b = (a + apart * other).requires_grad_()
+    distances = unit_l2_map(a, b, squared=squared)
+    (gradient,) = torch.autograd.grad(distances.sum(), b)
+    assert gradient.isfinite().all()
+    # |grad| of 1/2 |u - b/|b|| is at most 1 / (2 |b|), of its square at most 1 / |b|.
+    assert (gradient.norm(dim=1) * b.norm(dim=1)).max() <= 1.001
+    assert distances.min() >= 0
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_features_are_normalised_in_float32(squared: bool, dtype: torch.dtype) -> None:
+    a, b = (features.to(dtype) for features in random_pair((2, 64, 3, 5)))
+    result = unit_l2_map(a, b, squared=squared)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, unit_l2_map(a.float(), b.float(), squared=squared), rtol=0, atol=0)
+
+
+def test_stage_sum_adds_the_named_distance_of_every_stage() -> None:
+    pairs = [random_pair(shape) for shape in ((2, 3, 4, 5), (2, 7, 3, 1), (2, 5, 1, 2))]
+    teacher, student = ([pair[k] for pair in pairs] for k in (0, 1))
+    pixel = global_ = 0.0
+    for a, b in pairs:
+        n, _, h, w = a.shape
+        for i in range(n):
+            global_ += (1 - cosine(a[i].flatten().tolist(), b[i].flatten().tolist())) / n
+            for y, x in torch.cartesian_prod(torch.arange(h), torch.arange(w)).tolist():
+                pixel += (1 - cosine(channels(a, i, y, x), channels(b, i, y, x))) / (n * h * w)
+    assert stage_sum(teacher, student, "pixel").item() == pytest.approx(pixel, rel=1e-6)
+    assert stage_sum(teacher, student, "global").item() == pytest.approx(global_, rel=1e-6)
+    assert abs(pixel - global_) > 0.05
+    with pytest.raises(ValueError, match="zip"):
+        stage_sum(teacher, student[:2], "pixel")

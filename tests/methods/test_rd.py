@@ -168,8 +168,9 @@ def test_stage_maps_are_cosine_distances_at_a_quarter_an_eighth_and_a_sixteenth(
         maps = method.eval().predict_step(FakeBatch(images), 0)
         teacher = method.teacher(images.float() / 255)
         student = method.student_features(images, teacher)
-    assert [tuple(stage.shape) for stage in maps] == [(3, side // k, side // k) for k in (4, 8, 16)]
-    for t, s, stage_map in zip(teacher, student, maps, strict=True):
+    shapes = {name: tuple(stage.shape) for name, stage in maps.items()}
+    assert shapes == {f"stage{k}": (3, side // 2 ** (k + 1), side // 2 ** (k + 1)) for k in (1, 2, 3)}
+    for t, s, stage_map in zip(teacher, student, maps.values(), strict=True):
         assert stage_map.min() > -1e-6
         assert stage_map.max() < 2 + 1e-6
         assert stage_map.std() > 0
@@ -192,7 +193,7 @@ def test_student_state_is_all_that_is_needed_beside_the_teacher(method: ReverseD
 
 def test_225_pixels_are_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"^image_size must be a multiple of 32, not 225: .*\.$"):
-        dataclasses.replace(PROTOCOL, image_size=225)
+        METHOD.check(dataclasses.replace(PROTOCOL, image_size=225), {})
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])

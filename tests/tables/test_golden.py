@@ -25,6 +25,7 @@ def built(name: str) -> BuiltTable:
     counts = records[-3].evidence["data"]["counts"] | {"test_good": 1}
     records[-3] = with_data(records[-3], counts=counts, complete=False)
     records.append(made_record("screw", seed=1))
+    records += [made_record(category, method="fmm_scsatt") for category in ("bottle", "pill")]
     return build_table(load_table(name), PROFILES["lite"], Index.of(records), load_printed(name), NO_DATA)
 
 
@@ -50,7 +51,7 @@ def test_every_measured_number_stands_in_its_own_row_and_column(name: str) -> No
             if cell.measured is None or len(query.categories) != 1 or query.categories == ("all",):
                 continue
             category, seeds = query.categories[0], [record.spec.seed for record in cell.records]
-            expected = [100 * value(category, str(query.metric), seed) for seed in seeds]
+            expected = [100 * value(category, str(query.metric), seed, str(query.method)) for seed in seeds]
             assert cell.measured == pytest.approx(sum(expected) / len(expected))
             seen += 1
     assert seen

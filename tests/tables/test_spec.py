@@ -67,18 +67,18 @@ def test_tables_1_and_3_are_two_views_of_the_same_runs(tmp_path: Path) -> None:
     lite = PROFILES["lite"]
     first, third = (table_runs(load_table(f"fmm_scsatt/{name}"), lite, tmp_path) for name in ("table1", "table3"))
     assert first == third
-    assert len(first) == 15
+    assert [run.spec.method for run in first] == ["rd", "fmm_scsatt"] * 15
 
 
 def test_categories_and_seeds_limit_the_runs(tmp_path: Path) -> None:
     runs = table_runs(
         load_table("fmm_scsatt/table1"), PROFILES["paper"], tmp_path, categories=["pill", "bottle"], seeds=[5, 6]
     )
-    assert [(run.spec.category, run.spec.seed) for run in runs] == [
-        ("bottle", 5),
-        ("pill", 5),
-        ("bottle", 6),
-        ("pill", 6),
+    assert [(run.spec.category, run.spec.seed, run.spec.method) for run in runs] == [
+        (category, seed, method)
+        for seed in (5, 6)
+        for category in ("bottle", "pill")
+        for method in ("rd", "fmm_scsatt")
     ]
     with pytest.raises(UserError, match=r"has no category 'botle'; did you mean 'bottle'\?"):
         table_runs(load_table("fmm_scsatt/table1"), PROFILES["paper"], tmp_path, categories=["botle"])
@@ -87,7 +87,7 @@ def test_categories_and_seeds_limit_the_runs(tmp_path: Path) -> None:
 def test_the_smoke_profile_replaces_rows_and_never_borrows_their_names(tmp_path: Path) -> None:
     table = load_table("fmm_scsatt/table1").for_profile(PROFILES["smoke"], ["brick", "coins"])
     assert [row.name for row in table.rows] == ["brick", "coins", "Mean"]
-    assert [column.name for column in table.columns] == ["RD"]
+    assert [column.name for column in table.columns] == ["RD", "Ours"]
     assert {line.printed for line in (*table.rows, *table.columns)} == {""}
     runs = table_runs(table, PROFILES["smoke"], tmp_path)
     assert {run.spec.dataset for run in runs} == {"synthetic"}

@@ -1,0 +1,114 @@
+"""`anomaly-bench list methods`: all that `--set` takes, and what is printed can be typed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from anomaly_bench.bench.catalog import load_method, method_names
+from anomaly_bench.bench.profiles import load_profile
+from anomaly_bench.bench.resolve import EVALUATION, SUBSET, option_defaults, own_evaluation, parse_settings, resolve
+from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.store import Store
+from anomaly_bench.cli import main
+from anomaly_bench.listing import lines
+from anomaly_bench.methods.options import OURS, STATED, option_sources
+from anomaly_bench.methods.protocol import Protocol
+
+LINE = re.compile(r"  (?P<name>\w+)=(?P<value>.+?)  \((?P<type>[^;]+); (?P<source>.+)\)")
+COMMON = "every method, beside its protocol"
+
+
+class Listed(NamedTuple):
+    """One line: `  name=value  (type; source)`."""
+
+    setting: str
+    type: str
+    source: str
+
+
+@cache
+def sections() -> dict[str, dict[str, Listed]]:
+    """What is printed below each heading, by name; a name printed twice is an error."""
+    found: dict[str, dict[str, Listed]] = {}
+    for line in lines("methods", Store(Path("nowhere"))):
+        if not line.startswith(" "):
+            current = found.setdefault(line.partition(":")[0], {})
+            continue
+        match = LINE.fullmatch(line)
+        assert match, line
+        assert match["name"] not in current, line
+        current[match["name"]] = Listed(f"{match['name']}={match['value']}", match["type"], match["source"])
+    return found
+
+
+def test_every_method_has_a_heading_with_its_first_sentence() -> None:
+    assert list(sections()) == [*method_names(), COMMON]
+    headings = [line for line in lines("methods", Store(Path("nowhere"))) if not line.startswith(" ")]
+    for name, heading in zip(method_names(), headings, strict=False):
+        assert re.fullmatch(rf"{name}: [A-Z].{{20,}}\.", heading)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_option_is_printed_with_type_and_source(method: str) -> None:
+    sources = option_sources(load_method(method).__init__)
+    assert sources
+    for option, source in sources.items():
+        listed = sections()[method][option]
+        assert listed.source == source
+        assert listed.source in ("stated in the paper", "our choice")
+        assert re.fullmatch(r"one of .+|a whole number( or null)?|a number|true or false|whole numbers such as .+",
+                            listed.type)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_protocol_value_is_printed_with_type_and_source(method: str) -> None:
+    names = {field.name for field in fields(Protocol)} - (
+        set() if load_method(method).protocol.student else {"student"}
+    )
+    for name in names:
+        listed = sections()[method][name]
+        assert listed.source == f"protocol, {STATED if name in load_method(method).stated else OURS}"
+        assert re.fullmatch(r"a name|a whole number|a number|two numbers such as .+|one of .+", listed.type), listed
+    evaluation = set(own_evaluation(method).as_json()) - {"metrics_revision"}
+    assert sections()[method].keys() == option_defaults(load_method(method)).keys() | names | evaluation
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_what_is_printed_can_be_given_back_and_names_the_same_run(method: str) -> None:
+    paper = load_profile("paper")
+    expected = resolve(method, "mvtec", "bottle", paper)
+    printed = [listed.setting for listed in sections()[method].values()]
+    for setting in printed:
+        assert resolve(method, "mvtec", "bottle", paper, settings=parse_settings([setting])) == expected, setting
+    spec, evaluation = resolve(method, "mvtec", "bottle", paper, settings=parse_settings(printed))
+    assert (spec.run_id, evaluation.eval_id) == (expected[0].run_id, expected[1].eval_id)
+
+
+def test_a_list_of_values_is_printed_as_it_is_typed() -> None:
+    assert sections()["ast_mfr"]["mfr_stages"].setting == "mfr_stages=[1, 2, 3]"
+    assert sections()["dlkd"]["patches"].type == "one of grid, channels, none"
+    assert sections()["fmm_scsatt"]["fusion_width"] == Listed("fusion_width=null", "a whole number or null", OURS)
+    assert sections()["ast_mfr"]["mean_kernel"] == Listed("mean_kernel=5", "a whole number", f"evaluation, {STATED}")
+    assert sections()["rd"]["precision"].type == "one of 32-true, bf16-mixed, 16-mixed"
+
+
+def test_what_every_method_takes_is_printed_once_and_can_be_given_back() -> None:
+    common = sections()[COMMON]
+    assert common.keys() == EVALUATION.keys() | SUBSET.keys()
+    assert EVALUATION.keys() | {"metrics_revision"} == {field.name for field in fields(EvalSpec)}
+    paper = load_profile("paper")
+    settings = parse_settings([listed.setting for listed in common.values()])
+    assert resolve("rd", "mvtec", "bottle", paper, settings=settings) == resolve("rd", "mvtec", "bottle", paper)
+    assert common["background"].type == "one of none, otsu, border, grabcut, sam"
+    assert common["background"].source == f"evaluation, never retrains, {OURS}"
+
+
+def test_the_command_prints_these_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == list(lines("methods", Store(tmp_path)))
