@@ -61,7 +61,7 @@ def global_cosine(a: Tensor, b: Tensor) -> Tensor:
 def unit_l2_map(a: Tensor, b: Tensor, *, squared: bool) -> Tensor:
     """D_L2(i, j) = 1/2 |a/|a| - b/|b||^2 at every position (AST-MFR paper, eq. 3).
 
-    Equal to `cosine_map`, for unit vectors' 1/2 |u - v|^2 is 1 - u.v.
+    Equal to `cosine_map` but where a vector is 0, for unit vectors' 1/2 |u - v|^2 is 1 - u.v.
 
     Args:
         a: features, (N, C, H, W).

@@ -89,10 +89,22 @@ class Teacher(Backbone):
 
     @torch.no_grad()
     def forward_changed(self, images: Tensor, layer: str, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """T1 T2 T3 where the output of one shallow layer, "stem" or "layer1", has gone through `change`."""
-        module = self.network.get_submodule(self.shallow[layer])
-        handle = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+        """T1 T2 T3 where the output of one shallow layer, "stem" or "layer1", has gone through `change`.
+
+        Raises:
+            LookupError: no such layer is known, or the network does not call it as a whole.
+        """
+        module, reached = self.network.get_submodule(self.shallow[layer]), []
+
+        def replace(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            reached.append(layer)
+            return change(output)
+
+        handle = module.register_forward_hook(replace)
         try:
-            return self(images)
+            features = self(images)
         finally:
             handle.remove()
+        if not reached:
+            raise LookupError(f"{self.architecture} does not call its {self.shallow[layer]}")
+        return features

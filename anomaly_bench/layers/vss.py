@@ -22,7 +22,7 @@ from anomaly_bench.layers.selective_scan import selective_scan
 
 DIRECTIONS = 4  # rows and columns, each forwards and backwards
 NORM_EPS = 1e-6  # VM-UNet's
-LARGEST_RATE = 1e4  # of exp(A_log), which training leaves free
+LARGEST_LOG_RATE = math.log(1e4)  # training leaves A_log free
 STEP_RANGE = (1e-3, 1e-1)  # of delta at the start, log-uniform, never under the floor: Mamba's
 STEP_FLOOR = 1e-4
 
@@ -100,7 +100,7 @@ class SS2D(nn.Module):
         with torch.autocast(sequences.device.type, enabled=False):
             wide = torch.promote_types(self.D.dtype, torch.float32)
             steps = torch.einsum("nglo,gro->nglr", rank.to(wide), self.step_proj) + self.step_bias[:, None]
-            decay = -self.A_log.exp().clamp(max=LARGEST_RATE)
+            decay = -self.A_log.clamp(max=LARGEST_LOG_RATE).exp()
             return selective_scan(sequences, F.softplus(steps), decay, b, c, self.D)
 
 

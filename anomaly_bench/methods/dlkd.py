@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from anomaly_bench.errors import UserError
@@ -106,11 +107,7 @@ class DualLearning(DistillationMethod):
         self.weights, self.lr_refinement = (contrast_weight, similarity_weight), lr_refinement
         self.noise_std, self.noise_at, self.noise_mode = noise_std, noise_at, noise_mode
         self.noise_share, self.margin, self.detach_map, self.loss_form = noise_share, margin, detach_map, loss_form
-        if noise_at not in teacher.shallow:
-            raise UserError(
-                f"no {noise_at} to add noise to is known in teacher {teacher.architecture}; choose a ResNet or an "
-                "EfficientNet with --set teacher=NAME, or --set noise_at=layer1."
-            )
+        check_networks(teacher, noise_at, patches)
         plan, widths = mirror_plan(teacher.architecture), teacher.widths
         self.mffm = OneClassBottleneck(widths, plan)
         module = partial(
@@ -210,6 +207,22 @@ class DualLearning(DistillationMethod):
             {"params": list(self.precise.parameters()), "lr": self.lr_refinement},
         ]
         return [group for group in groups if group["params"]]
+
+
+def check_networks(teacher: Teacher, noise_at: str, patches: Patches) -> None:
+    """Raise UserError where noise cannot be put into the teacher, or the patches do not fit its widths."""
+    try:
+        teacher.forward_changed(torch.zeros(1, 3, 64, 64), noise_at, lambda features: features)
+    except LookupError as error:
+        raise UserError(
+            f"no {noise_at} to add noise to is known in teacher {teacher.architecture}; choose a ResNet or an "
+            "EfficientNet with --set teacher=NAME, or --set noise_at=layer1."
+        ) from error
+    if patches == "channels" and any(width % 4 or width < 16 for width in teacher.widths):
+        raise UserError(
+            f"patches=channels needs stages of 16, 20, 24 ... channels, not {teacher.widths} as teacher "
+            f"{teacher.architecture} has; use --set patches=grid, or another teacher."
+        )
 
 
 METHOD = DualLearning

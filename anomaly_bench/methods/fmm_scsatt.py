@@ -13,7 +13,8 @@ Shapes      N images of 256x256, wide_resnet50_2: F_E F_D F_G (N, 256, 64, 64) (
             concatenated (N, 3072, 16, 16), after MSFF and SCSAtt (N, 1024, 16, 16), F_B (N, 2048, 8, 8)
 Departures  no early stopping: MVTec AD has no validation set, and the paper also names 200 epochs; the last one counts.
             SCSAtt's order is ours, the figure that shows it was not to be had. With FMM off the decoder's features are
-            compared; with SCConv off its 1x1 goes too. Mixed precision by default.
+            compared; with SCConv off its 1x1 goes too. With everything off, what is left is RD with MSFF's 1x1, this
+            paper's loss form and its learning rate. Mixed precision by default.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from anomaly_bench.errors import UserError
 from anomaly_bench.layers.blocks import initialise, mirror_plan, pointwise
 from anomaly_bench.layers.bottleneck import MultiScaleFusion, one_class_embedding
 from anomaly_bench.layers.decoder import ReverseDecoder
@@ -142,6 +144,11 @@ class FeatureMaskGeneration(DistillationMethod):
         super().check(protocol, options)
         check_stages("fused_stages", options["fused_stages"])
         check_share("mask_rate", options["mask_rate"])
+        width = options["fusion_width"]
+        if width is not None and (width < 8 or width % 8):
+            raise UserError(f"fusion_width must be a multiple of 8, which SCConv can divide, or null; not {width}.")
+        if options["simam_lambda"] <= 0:
+            raise UserError(f"simam_lambda must be above 0, not {options['simam_lambda']:g}.")
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """F_G of the fused stages; the student never sees `images`."""

@@ -46,6 +46,11 @@ class Protocol:
         """Names of the networks with weights of their own, by role."""
         return {"teacher": self.teacher} | ({"student": self.student} if self.student is not None else {})
 
+    @property
+    def weights_evidence(self) -> dict[str, str]:
+        """Under which name a record's evidence has the weights of each of `networks`, by role."""
+        return {role: "weights" if role == "teacher" else f"{role}_weights" for role in self.networks}
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:

@@ -52,7 +52,7 @@ class ReverseDistillation(DistillationMethod):
 
     revision = 1
     protocol = PROTOCOL
-    stated: ClassVar[tuple[str, ...]] = ("teacher", "epochs", "batch_size", "lr", "betas", "image_size")
+    stated: ClassVar[tuple[str, ...]] = ("teacher", "epochs", "batch_size", "lr", "betas", "weight_decay", "image_size")
 
     def __init__(
         self,

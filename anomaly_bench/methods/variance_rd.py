@@ -53,7 +53,8 @@ class VarianceReverseDistillation(ReverseDistillation):
         distance: between an image's features and the batch's mean (Table III).
         reduction: whether "l1" and "l2" are those of the whole vector ("sum") or of its mean element ("mean").
         detach_mean: whether the gradient stops at the mean.
-        resize_student: bring the student's maps to the teacher's size, so that any image size can be tried.
+        resize_student: bring the student's maps to the teacher's size, so that any image size can be tried; both
+            losses are of the maps as resized.
         loss_form: of L_model, as in RD.
     """
 

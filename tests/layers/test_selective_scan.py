@@ -232,6 +232,7 @@ def test_plans_fill_the_threads_of_a_cpu_and_bound_the_work_arrays_of_a_gpu(
 def reference_kernel(u: Any, delta: Any, a: Any, b: Any, c: Any, d: Any, *, delta_softplus: bool) -> Tensor:
     """`mamba_ssm`'s layout: u, delta (N, D, L), A (D, S), B, C (N, G, S, L), D (D,); D = G groups of channels."""
     assert not delta_softplus
+    assert not torch.is_autocast_enabled("cpu")
     assert all(tensor.is_contiguous() for tensor in (u, delta, a, b, c, d))
     n, channels, steps = u.shape
     y = torch.empty_like(u)
@@ -248,7 +249,8 @@ def test_arguments_reach_mambas_kernel_in_its_layout_and_come_back_in_ours(monke
     expected = selective_scan(*given)
     monkeypatch.setattr(module, "chunked_scan", None)
     monkeypatch.setattr(module, "fused_kernel", lambda device, dtype: reference_kernel)
-    torch.testing.assert_close(selective_scan(*given), expected, **EXACT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(selective_scan(*given), expected, **EXACT)
 
 
 def test_mambas_kernel_is_taken_where_it_is_installed_for_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,26 +220,33 @@ def test_parameters_start_as_vm_unet_starts_them() -> None:
     assert not torch.equal(block.step_bias[0], block.step_bias[1])
 
 
-@torch.no_grad()
-def test_rates_are_held_at_1e4() -> None:
+def test_rates_are_held_at_1e4_and_leave_no_gradient_infinite() -> None:
     torch.manual_seed(0)
     block, x = stirred(SS2D(3, d_state=2)), made(1, 3, 2, 3)
+    nn.init.constant_(block.step_bias, -10)  # steps of 5e-5, for which rates of 1e3, 1e4 and more all differ
     results = []
     for value in (math.log(1e4), 20.0, 1000.0, math.log(1e3)):
-        block.A_log.fill_(value)
+        nn.init.constant_(block.A_log, value)
         results.append(block(x))
-    torch.testing.assert_close(results[1:3], [results[0]] * 2)
-    assert not torch.equal(results[3], results[0])
+        block.zero_grad()
+        results[-1].square().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+    torch.testing.assert_close(results[1:3], [results[0]] * 2, **EXACT)
+    assert (results[3] - results[0]).abs().max() > 1e-6
 
 
 def test_under_autocast_step_sizes_rates_and_the_scan_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    block, x = VSSBlock(8, d_state=3), made(2, 8, 3, 4).float()
+    block, x = VSSBlock(32, d_state=3), made(2, 32, 3, 4).float()
     expected, seen = block(x), []
 
-    def spy(*given: Tensor) -> Tensor:
-        y = selective_scan(*given)
-        seen.extend([given[1].dtype, given[2].dtype, y.dtype])
+    def spy(u: Tensor, delta: Tensor, *rest: Tensor) -> Tensor:
+        y = selective_scan(u, delta, *rest)
+        seen.extend([delta.dtype, rest[0].dtype, y.dtype])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rank = torch.einsum("nglr,gor->nglo", u, block.scan.x_proj)[..., :2].float()
+        steps = (rank[..., None, :] * block.scan.step_proj[:, None]).sum(4) + block.scan.step_bias[:, None]
+        torch.testing.assert_close(delta, nn.functional.softplus(steps))  # no step size rounded to bfloat16
         return y
 
     monkeypatch.setattr(vss, "selective_scan", spy)
