@@ -41,6 +41,11 @@ def _add_places(parser: ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def _add_allow_unverified(parser: ArgumentParser) -> None:
+    parser.add_argument("--allow-unverified-data", action="store_true",
+                        help="use files that differ from the official ones by their checksums")  # fmt: skip
+
+
 def _run_parser() -> ArgumentParser:
     parser = Parser(description="Train and evaluate one run; a second call with the same spec trains nothing.")
     parser.add_argument("--method", type=str, required=True, help="see `anomaly-bench list methods`")
@@ -51,6 +56,7 @@ def _run_parser() -> ArgumentParser:
     parser.add_argument("--set", type=str, nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="train even if there is a record, and replace it")
+    _add_allow_unverified(parser)
     return parser
 
 
@@ -62,6 +68,7 @@ def _table_parser() -> ArgumentParser:
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
+    _add_allow_unverified(parser)
     return parser
 
 
@@ -80,13 +87,24 @@ def _list_parser() -> ArgumentParser:
 
 
 def _data_parser() -> ArgumentParser:
-    return Parser(description="Look after the data: `data check` counts images and finds bad files.")
+    return Parser(description="Look after the data: `data check` finds bad files, `data fetch` downloads a data set.")
 
 
 def _check_parser() -> ArgumentParser:
     parser = Parser(description="Counts against the official ones, and every file that cannot be used; exit 1 if any.")
     parser.add_argument("dataset", type=str, help="see `anomaly-bench list datasets`")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_allow_unverified(parser)
+    _add_places(parser)
+    return parser
+
+
+def _fetch_parser() -> ArgumentParser:
+    parser = Parser(description="Download a data set from its publishers, check it and put it in place; resumes.")
+    parser.add_argument("dataset", type=str, help="see `anomaly-bench list datasets`")
+    parser.add_argument("--url", type=str | None, default=None, help="another address of the archive; file:// too")
+    parser.add_argument("--sha256", type=str | None, default=None, help="the checksum that the archive must have")
+    _add_allow_unverified(parser)
     _add_places(parser)
     return parser
 
@@ -104,7 +122,7 @@ def _places(arguments: Namespace) -> Places:
     from anomaly_bench.bench.execute import Places
 
     weights = Path(arguments.weights_dir) if arguments.weights_dir else None
-    return Places(Path(arguments.data_root), Path(arguments.results), weights)
+    return Places(Path(arguments.data_root), Path(arguments.results), weights, arguments.allow_unverified_data)
 
 
 def run_command(arguments: Namespace) -> int:
@@ -233,12 +251,27 @@ def list_command(arguments: Namespace) -> int:
 
 
 def data_command(arguments: Namespace) -> int:
+    """`anomaly-bench data check` and `anomaly-bench data fetch`."""
+    return {"check": check_command, "fetch": fetch_command}[arguments.action](arguments[arguments.action])
+
+
+def fetch_command(fetch: Namespace) -> int:
+    """`anomaly-bench data fetch`."""
+    from anomaly_bench.bench.catalog import load_dataset
+    from anomaly_bench.data.fetch import fetch_data_set
+
+    fetch_data_set(load_dataset(fetch.dataset), Path(fetch.data_root), url=fetch.url, sha256=fetch.sha256,
+                   allow_unverified=fetch.allow_unverified_data, say=lambda line: print(line, flush=True))  # fmt: skip
+    return 0
+
+
+def check_command(check: Namespace) -> int:
     """`anomaly-bench data check`."""
     from anomaly_bench.bench.catalog import load_dataset
     from anomaly_bench.data.check import check_data_set, report_lines
 
-    check = arguments.check
-    reports = check_data_set(load_dataset(check.dataset), Path(check.data_root))
+    dataset = load_dataset(check.dataset)
+    reports = check_data_set(dataset, Path(check.data_root), allow_unverified=check.allow_unverified_data)
     if check.json:
         print(json.dumps([report.as_json() for report in reports], indent=2))
     else:
@@ -283,8 +316,9 @@ def build_parser() -> ArgumentParser:
             _add_places(subparser)
         subcommands.add_subcommand(name, subparser, help=subparser.description)
         if name == "data":  # jsonargparse wants the levels from the outside in
-            check = _check_parser()
-            subparser.add_subcommands(dest="action").add_subcommand("check", check, help=check.description)
+            actions = subparser.add_subcommands(dest="action")
+            for action, leaf in (("check", _check_parser()), ("fetch", _fetch_parser())):
+                actions.add_subcommand(action, leaf, help=leaf.description)
     return parser
 
 

@@ -291,7 +291,7 @@ def _load(network: nn.Module, weights: WeightsFile, known: set[str]) -> None:
     foreign = sorted(name for name in state.keys() - known if not name.endswith("num_batches_tracked"))
     if missing or misfit or foreign:
         raise UserError(
-            f"{weights.path} does not fit this teacher: {len(missing)} tensors are missing, {len(misfit)} have another "
+            f"{weights.path} does not fit this network: {len(missing)} tensors are missing, {len(misfit)} have another "
             f"shape and {len(foreign)} are unknown (first: {(missing or misfit or foreign)[0]}); it is a file of "
             "another architecture, so rename or replace it."
         )

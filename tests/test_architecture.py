@@ -53,7 +53,7 @@ def test_layers_know_no_lightning_and_no_files() -> None:
 
 def test_lists_come_from_the_folders() -> None:
     assert method_names() == ["ast_mfr", "dlkd", "fmm_scsatt", "rd", "variance_rd"]
-    assert dataset_names() == ["folder", "mvtec", "synthetic"]
+    assert dataset_names() == ["btad", "cifar10", "folder", "mvtec", "synthetic"]
     for name in method_names():
         assert load_method(name).revision >= 1
     for name in dataset_names():

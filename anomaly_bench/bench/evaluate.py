@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +136,7 @@ def _scores_csv(ground_truth: GroundTruth, scores: NDArray[np.float32]) -> str:
     writer.writerow(["path", "defect", "label", "score", "share_original", "share_evaluated"])
     for index, sample in enumerate(ground_truth.samples):
         small = float(ground_truth.masks[index].mean()) if ground_truth.masks is not None else ""
-        shares = (float(ground_truth.shares[index]), small)
+        share = float(ground_truth.shares[index])
+        shares = ("" if math.isnan(share) else share, small)
         writer.writerow([sample.name, sample.defect, int(sample.anomalous), float(scores[index]), *shares])
     return text.getvalue()

@@ -51,6 +51,7 @@ class Places:
     data_root: Path
     results: Path
     weights_dir: Path | None = None
+    allow_unverified: bool = False  # data whose checksums are not the official ones
 
 
 def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
@@ -65,6 +66,7 @@ def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
         shuffle_seed=spec.derive_seed("order"),
         train_images=spec.train_images,
         test_images=spec.test_images,
+        allow_unverified=places.allow_unverified,
     )
 
 
@@ -118,9 +120,8 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         store.write_failure(spec, reason)
         raise RunFailedError(f"{spec.title} failed: {reason}.") from error
     own = trained.evaluation
-    evidence = {"weights": network_evidence(spec, networks, "teacher"), "data": data_evidence}
-    if "student" in networks:
-        evidence["student_weights"] = network_evidence(spec, networks, "student")
+    named = spec.protocol.weights_evidence
+    evidence = {name: network_evidence(spec, networks, role) for role, name in named.items()} | {"data": data_evidence}
     record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, origin)
     with store.new_run(spec.run_id, overwrite=again) as folder:
         whole = spec.train_images is None and spec.test_images is None

@@ -76,7 +76,7 @@ def _weights_differ(record: Record, places: Places) -> bool:
     from anomaly_bench.weights import find_weights
 
     for role, name in record.spec.protocol.networks.items():
-        recorded = record.evidence["weights" if role == "teacher" else f"{role}_weights"]
+        recorded = record.evidence[record.spec.protocol.weights_evidence[role]]
         if recorded["source"] != "random":
             found = find_weights(name, places.weights_dir, download=False)
             if found is not None and found.evidence["sha256"] != recorded["sha256"]:

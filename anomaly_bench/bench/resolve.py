@@ -53,6 +53,7 @@ def typed(name: str, value: Any, annotation: Any) -> Any:
     """`value` (text, or data from YAML) as `annotation` says; raises UserError when it is not that."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=annotation)
+    value = "null" if value is None else value  # YAML's, which jsonargparse would let through as it is
     try:
         if isinstance(value, str):
             parsed = parser.parse_args([f"--{name}={value}"])[name]
@@ -98,6 +99,8 @@ def resolve(
     """
     method, dataset = load_method(method_name), load_dataset(dataset_name)
     values = _typed_settings(method_name, {**_profile_settings(method, profile), **(settings or {})})
+    if dataset.default_image_size is not None:
+        values.setdefault("image_size", dataset.default_image_size)
     defaults = option_defaults(method)
     options = {name: value for name, value in _among(values, defaults).items() if value != defaults[name]}
     protocol = replace(method.protocol, **_among(values, PROTOCOL))

@@ -78,7 +78,8 @@ class Record:
         if record.metrics != plain["metrics"]:
             raise ValueError("its metrics are not those of its own evaluation")
         evidence, versions = record.evidence, record.provenance["versions"]
-        if not (evidence["weights"]["source"] and evidence["data"]["manifest_sha256"] and versions):
+        sources = [evidence[name]["source"] for name in record.spec.protocol.weights_evidence.values()]
+        if not (all(sources) and evidence["data"]["manifest_sha256"] and versions):
             raise ValueError("it does not say where it comes from")
         return record
 

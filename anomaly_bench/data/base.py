@@ -1,33 +1,29 @@
-"""What all data modules share: samples, counts, the in-memory image tensor, and batches cut from it."""
+"""What all data modules share: samples, counts, evidence, and the two splits decoded into memory."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image, read_mask
+from anomaly_bench.data.batches import Batch, BatchOrder, ResidentImages
+from anomaly_bench.data.fetch import Archive
+from anomaly_bench.data.images import DecodedImage, full_size, manifest_sha256, parallel, read_image, read_mask
 from anomaly_bench.data.layout import Sample, Split, mvtec_samples
 from anomaly_bench.errors import UserError, nearest
 
 PREDICT_BATCH = 32  # images a batch when maps are made; changes no number
-
-
-class Batch(NamedTuple):
-    """`images`: (N, 3, H, W) uint8 in channels-last memory; `indices`: (N,) positions within the split."""
-
-    images: Tensor
-    indices: Tensor
+# Below this side the networks' smallest map is a single pixel, and batch norm has no variance over one image's.
+ONE_IMAGE_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Official:
-    """What a category's publishers say of it: `counts`, and `image_size` as (height, width) in pixels."""
+    """What a category's publishers say of it: `counts`, and `image_size` as (height, width) in pixels.
+
+    Not `confirmed` where the counts are not the publishers' own: data that agree with them are not called complete.
+    """
 
     counts: Counts
     image_size: tuple[int, int]
+    confirmed: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class GroundTruth:
     Attributes:
         samples: N of them.
         masks: (N, H, W) bool at the evaluated size, or None where the data set has no masks.
-        shares: (N,) anomalous part of the pixels at the original size, in [0, 1].
+        shares: (N,) anomalous part of the pixels at the original size, in [0, 1]; NaN where nobody knows, which is
+            for the anomalous images of a data set without masks.
     """
 
     samples: list[Sample]
@@ -67,49 +68,12 @@ class GroundTruth:
         return np.array([sample.anomalous for sample in self.samples])
 
 
-class ResidentImages(Dataset[Batch]):
-    """A split as one uint8 tensor, indexed by whole batches: nothing is decoded or collated in the loop."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        indices = indices.to(self.images.device)
-        return Batch(self.images[indices].permute(0, 3, 1, 2), indices)  # (N, H, W, 3) -> (N, 3, H, W)
-
-
-class BatchOrder(Sampler[Tensor]):
-    """Index tensors of one epoch. Shuffled by (seed, epoch) alone, so a resumed run sees the same batches.
-
-    A last batch of a single image can be dropped (`drop_single`); any other short one is kept.
-    """
-
-    def __init__(self, length: int, batch_size: int, shuffle_seed: int | None, *, drop_single: bool = False) -> None:
-        self.length, self.batch_size, self.shuffle_seed = length, batch_size, shuffle_seed
-        self.used = length - 1 if drop_single and length % batch_size == 1 and length > batch_size else length
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.used // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = torch.arange(self.length)
-        if self.shuffle_seed is not None:
-            words = np.random.SeedSequence([self.shuffle_seed, self.epoch]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
-            order = torch.randperm(self.length, generator=generator)
-        yield from torch.split(order[: self.used], self.batch_size)
-
-
 class AnomalyDataModule(lightning.LightningDataModule):
     """One category of a data set: normal images to train on, normal and anomalous ones to test on.
 
     A data set's file gives `revision`, `category_names`, `category_folder` and, where its layout is not MVTec AD's,
-    `find_samples`.
+    `find_samples`; where its images are not files of their own, also `samples`, `read_sample`, `image_sizes` and
+    `manifest_sha256`.
 
     Args:
         data_root: folder that holds the data sets.
@@ -119,14 +83,21 @@ class AnomalyDataModule(lightning.LightningDataModule):
         shuffle_seed: seed of the training order.
         train_images: keep only so many training images (evenly spaced), or all where None.
         test_images: keep only so many test images (every defect type in turn), or all where None.
+        allow_unverified: use files that differ from those whose checksums the publishers give.
 
     Attributes:
         revision: part of every run's identity; raise it when the tensors that a run sees change.
         publishable: whether results on it may be committed.
+        default_image_size: the size to use where nobody says one, or None for the method's.
+        archive: what `data fetch` downloads, or None.
+        images_are_files: False where images lie together in a few files, which are checked whole as they are read.
     """
 
     revision: ClassVar[int]
     publishable: ClassVar[bool] = True
+    default_image_size: ClassVar[int | None] = None
+    images_are_files: ClassVar[bool] = True
+    archive: ClassVar[Archive | None] = None
 
     def __init__(
         self,
@@ -138,11 +109,13 @@ class AnomalyDataModule(lightning.LightningDataModule):
         shuffle_seed: int = 0,
         train_images: int | None = None,
         test_images: int | None = None,
+        allow_unverified: bool = False,
     ) -> None:
         super().__init__()
         self.category, self.folder = category, self.category_folder(data_root, category)
         self.image_size, self.batch_size, self.shuffle_seed = image_size, batch_size, shuffle_seed
         self.kept = {"train": train_images, "test": test_images}
+        self.allow_unverified = allow_unverified
         self.train_pixels: Tensor | None = None
         self.test_pixels: Tensor | None = None
         self.ground_truth: GroundTruth | None = None
@@ -175,6 +148,19 @@ class AnomalyDataModule(lightning.LightningDataModule):
             known = nearest(category, names) if names else f"; there is none in {data_root}: correct --data-root."
             raise UserError(f"unknown category '{category}'{known}")
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are masks at all; without them there are image metrics only."""
+        return True
+
+    def unofficial_files(self) -> list[Path] | None:
+        """Files whose checksums are not the official ones; None where the publishers give none."""
+        return None
+
+    def read_sample(self, sample: Sample, size: int) -> DecodedImage:
+        """One image, resized; raises UserError where it cannot be read."""
+        return read_image(sample.path, size)
+
     @cached_property
     def samples(self) -> dict[Split, list[Sample]]:
         """Every sample there is, before a subset is taken."""
@@ -205,14 +191,17 @@ class AnomalyDataModule(lightning.LightningDataModule):
     def evidence(self) -> dict[str, Any]:
         """What a record says of its data: hash, counts and image sizes, beside the official ones where there are any.
 
-        `complete` and `resized` are null where there is nothing official to compare with.
+        `complete`, `verified` and `resized` are null where there is nothing official to compare with; `verified` says
+        whether the checksums are the official ones.
         """
         counts, sizes, official = self.counts(), self.image_sizes(), self.official(self.category)
+        unofficial = self.unofficial_files()
         return {
             "manifest_sha256": self.manifest_sha256(),
             "counts": asdict(counts),
             "official_counts": asdict(official.counts) if official else None,
-            "complete": counts == official.counts if official else None,
+            "complete": is_complete(counts, official, unofficial) if official else None,
+            "verified": None if unofficial is None else not unofficial,
             "image_sizes": [list(size) for size in sizes],
             "official_image_size": list(official.image_size) if official else None,
             "resized": sizes != [official.image_size] if official else None,
@@ -222,7 +211,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
         """Decode both splits once, on all cores; every later call is free.
 
         Raises:
-            UserError: a file is missing or damaged, or a mask does not fit its image.
+            UserError: a file is missing or damaged, a mask does not fit its image, or there are too few images.
         """
         if self.ground_truth is not None:
             return
@@ -231,16 +220,27 @@ class AnomalyDataModule(lightning.LightningDataModule):
         for split, samples in (("training", train), ("test", test)):
             if not samples:
                 raise UserError(f"{self.folder} has no {split} images; complete it, or choose another category.")
+        self._require_variance(len(train))
         self.train_pixels = self._decode(train)[0]
         self.test_pixels, sizes = self._decode(test)
         self.ground_truth = self._read_ground_truth(test, sizes)
 
+    def _require_variance(self, count: int) -> None:
+        if self.image_size < ONE_IMAGE_SIDE and 1 in (count, self.batch_size):
+            what = f"one training image of {self.folder}" if count == 1 else "batch_size=1"
+            raise UserError(
+                f"{what} is too little for batch norm at image_size={self.image_size}; "
+                f"use two or more, or image_size={ONE_IMAGE_SIDE} or more."
+            )
+
     def _decode(self, samples: list[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
-        images = parallel(lambda sample: read_image(sample.path, self.image_size), samples)
+        images = parallel(lambda sample: self.read_sample(sample, self.image_size), samples)
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))  # (N, H, W, 3)
         return pixels, [image.full_size for image in images]
 
     def _read_ground_truth(self, samples: list[Sample], sizes: list[tuple[int, int]]) -> GroundTruth:
+        if not self.has_masks:
+            return GroundTruth(samples, None, np.array([np.nan if sample.anomalous else 0.0 for sample in samples]))
         masks = np.zeros((len(samples), self.image_size, self.image_size), dtype=bool)
         shares = np.zeros(len(samples))
         anomalous = [index for index, sample in enumerate(samples) if sample.anomalous]
@@ -261,8 +261,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.train_pixels is not None
-        # At 32 pixels the bottleneck's map is 1x1, and batch norm has no variance over one image's.
-        drop_single = self.image_size < 64
+        drop_single = self.image_size < ONE_IMAGE_SIDE
         order = BatchOrder(len(self.train_pixels), self.batch_size, self.shuffle_seed, drop_single=drop_single)
         return self._loader(self.train_pixels, order)
 
@@ -281,6 +280,13 @@ class AnomalyDataModule(lightning.LightningDataModule):
         if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
             return pixels
         return pixels.to(device)
+
+
+def is_complete(counts: Counts, official: Official, unofficial_files: list[Path] | None) -> bool | None:
+    """Whether nothing is missing or altered; None where all that is known agrees, but not all is known."""
+    if counts != official.counts or unofficial_files:
+        return False
+    return True if official.confirmed else None
 
 
 def spaced(samples: list[Sample], count: int | None) -> list[Sample]:

@@ -1,6 +1,9 @@
 """Any data in MVTec AD's layout: <data-root>/<category>/{train/good, test/<defect>, ground_truth/<defect>}.
 
-Images may be .png, .jpg or .bmp; the mask of `x.jpg` is `x_mask.png` (or `x.png`) in the defect's folder.
+Images      .png, .jpg, .bmp, .tif, .webp and more, see `layout.IMAGE_SUFFIXES`; hidden files and others are left out.
+Masks       that of `x.jpg` is `x_mask.png` (or `x.png`, of any image suffix) in the defect's folder. Without any folder
+            `ground_truth` there are image metrics only; with one, every defective image needs its mask.
+Categories  are named by their folders, in any script and with spaces.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomaly_bench.data.base import AnomalyDataModule
+from anomaly_bench.data.layout import entries, is_folder
 from anomaly_bench.errors import UserError
 
 
@@ -20,15 +24,21 @@ class Folder(AnomalyDataModule):
     @classmethod
     def category_names(cls, data_root: Path) -> list[str]:
         """Every folder below the data root that holds `train/good`."""
-        if not data_root.is_dir():
+        if not is_folder(data_root):
             raise UserError(f"data root {data_root} does not exist; correct --data-root (or ANOMALY_BENCH_DATA).")
-        return sorted(path.name for path in data_root.iterdir() if (path / "train" / "good").is_dir())
+        return [path.name for path in entries(data_root, lambda path: is_folder(path / "train" / "good"))]
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:
         """`<data-root>/<category>`."""
         cls.check_category(data_root, category)
         return data_root / category
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a folder of masks; a link that leads nowhere stands for one, and is missed."""
+        masks = self.folder / "ground_truth"
+        return masks.exists() or masks.is_symlink()
 
 
 DATASET = Folder

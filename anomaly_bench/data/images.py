@@ -1,29 +1,53 @@
-"""Reading images and masks as RD4AD does: Pillow, resized to a square with bilinear interpolation."""
+"""Reading images and masks as RD4AD does: Pillow, resized to a square with bilinear interpolation.
+
+Beyond it    RD4AD only ever met upright PNGs of 8 bits. An image whose EXIF or XMP data say that it is to be turned is
+             turned, as every viewer shows it and as its mask was drawn over it. 16 bits a channel are scaled to 8.
+Memory       A file is decoded whole, at its own size: a JPEG could be decoded smaller, but to other pixel values. All
+             threads together hold `PIXELS_AT_ONCE` pixels, or one image that is larger: 4 bytes a pixel in Pillow, and
+             as many again while one is turned or changes its mode.
+Limit        Pillow refuses images above twice its `MAX_IMAGE_PIXELS`, 179 million pixels; so do we.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from anomaly_bench.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PIXELS_AT_ONCE = 150_000_000  # one image of 12000x12000; hundreds of the usual size
+# By the EXIF tag's value: what makes the stored image the one that is shown.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Between once and twice its limit Pillow warns. A large photograph is no attack; above twice it still raises.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """`pixels`: (size, size, 3) uint8; `full_size`: (height, width) of the file, in pixels."""
+    """`pixels`: (size, size, 3) uint8; `full_size`: (height, width) of the image as shown, in pixels."""
 
     pixels: NDArray[np.uint8]
     full_size: tuple[int, int]
@@ -39,67 +63,164 @@ class DecodedMask:
     binary: bool
 
 
+class PixelBudget:
+    """Lets threads hold so many pixels at once; who wants more than there are waits until all are free."""
+
+    def __init__(self, pixels: int) -> None:
+        self.total = self.free = pixels
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, pixels: int) -> Iterator[None]:
+        wanted = min(pixels, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= wanted)
+            self.free -= wanted
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += wanted
+                self.changed.notify_all()
+
+
+BUDGET = PixelBudget(PIXELS_AT_ONCE)
+
+
 def parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`[function(item) for item in items]` on all cores: Pillow lets go of the interpreter while it decodes."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(function, items))
 
 
-def open_image(path: Path) -> Image.Image:
-    """A fully decoded image.
+@contextmanager
+def whole_image(path: Path) -> Iterator[Image.Image]:
+    """A fully decoded image, turned as it is shown.
 
     Raises:
-        UserError: the file is missing, is no image, or is damaged.
+        UserError: the file is missing, is no image, is damaged, or is too large.
     """
-    try:
-        image = Image.open(io.BytesIO(path.read_bytes()))
-        image.load()
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image; replace or remove it.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({error}); replace or remove it.") from error
-    return image
+    with ExitStack() as held:
+        with in_one_sentence(path):
+            image: Image.Image = Image.open(held.enter_context(path.open("rb")))
+            orientation = _orientation(image)
+            copies = 2 if orientation in TURNS else 1
+            held.enter_context(BUDGET.reserve(copies * image.width * image.height))
+            image.load()
+            if orientation in TURNS:
+                image = image.transpose(TURNS[orientation])
+        yield image
 
 
 def full_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header, in pixels; raises UserError where there is none."""
+    """(height, width) as shown, from the file's header, in pixels; raises UserError where there is none."""
+    with in_one_sentence(path), Image.open(path) as image:
+        on_its_side = _orientation(image) >= 5
+        return (image.width, image.height) if on_its_side else (image.height, image.width)
+
+
+@contextmanager
+def in_one_sentence(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong with a file into a UserError that names it."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
+        yield
+    except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image; replace or remove it.") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UserError(f"{path} has more than {most} million pixels; replace it by a smaller copy.") from error
+    except Exception as error:  # a damaged file leads Pillow's decoders to exceptions of every kind
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read ({' '.join(reason.split())}); replace or remove it.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF tag's value, 1 to 8, as the header has it; a TIFF is turned by Pillow itself."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        # Not `image.getexif()`: for a PNG without the tag it would decode all pixels to look behind them.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF data of a sound image: no reason to refuse it
+        return 1
+    return value if value in TURNS else 1
 
 
 def read_image(path: Path, size: int) -> DecodedImage:
-    """One RGB image; grey ones get three equal channels."""
-    image = open_image(path)
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut at 255 instead of scaling them
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    """One RGB image; grey ones get three equal channels, transparency is ignored."""
+    with whole_image(path) as image, in_one_sentence(path):
+        return DecodedImage(square_rgb(_as_colours(image), size), (image.height, image.width))
+
+
+def square_rgb(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """(size, size, 3) uint8 from an image of mode L or RGB."""
+    return np.asarray(_square(image, size).convert("RGB"))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
     # Pillow's bilinear filter widens when it shrinks an image (antialiasing), as torchvision's Resize in RD4AD did.
-    resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return DecodedImage(np.asarray(resized), (image.height, image.width))
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _as_colours(image: Image.Image) -> Image.Image:
+    """Mode RGB, or L, which has a quarter of the bytes: three equal channels are resized alike."""
+    if image.mode.startswith(("I", "F")):
+        # 16 bits a pixel, which Pillow would cut at 255 instead of scaling them.
+        return Image.fromarray((_sixteen_bits(image) // 257).astype(np.uint8))
+    image.info.pop("transparency", None)  # of a palette: Pillow would warn that we ignore it
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _sixteen_bits(image: Image.Image) -> NDArray[np.integer]:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("32 bits a pixel; 8 or 16 can be used")
+    return values
 
 
 def read_mask(path: Path, size: int) -> DecodedMask:
     """One mask: bilinear, then above one half is anomalous (RD4AD); its highest value, 1 or 255, is a whole."""
-    image = open_image(path).convert("L")
-    full = np.asarray(image)
-    highest = max(int(full.max()), 1)
-    binary = bool(np.isin(full, (0, highest)).all())
-    full = np.round(full * (255 / highest)).astype(np.uint8)
-    image = Image.fromarray(full)
-    small = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    return DecodedMask(small > 127, full.shape, float((full > 127).mean()), binary)
+    with whole_image(path) as image, in_one_sentence(path):
+        full_size, grey = (image.height, image.width), _as_grey(image)
+        counts = np.array(grey.histogram())
+        values = np.flatnonzero(counts)
+        highest = max(int(values.max()), 1)
+        whole = _scaled(np.arange(256), highest)
+        if highest < 255:
+            grey = grey.point(whole.tolist())
+        share = float(counts[whole > 127].sum() / counts.sum())
+        binary = bool(np.isin(values, (0, highest)).all())
+        return DecodedMask(np.asarray(_square(grey, size)) > 127, full_size, share, binary)
+
+
+def _as_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = _sixteen_bits(image)
+        return Image.fromarray(_scaled(np.arange(65536), max(int(values.max()), 1))[values])
+    image.info.pop("transparency", None)
+    return image if image.mode == "L" else image.convert("L")
+
+
+def _scaled(values: NDArray[np.integer], highest: int) -> NDArray[np.uint8]:
+    """`highest` becomes 255, and what is above it too."""
+    return np.round(np.minimum(values, highest) * (255 / highest)).astype(np.uint8)
 
 
 def manifest_sha256(files: Sequence[tuple[str, Path]]) -> str:
-    """One hash for the content of all files: SHA-256 over the sorted lines `<sha256 of the file>  <name>`."""
+    """One hash for the content of all files, see `manifest_of`; raises UserError for a file that cannot be read."""
 
-    def line(entry: tuple[str, Path]) -> str:
+    def digest(entry: tuple[str, Path]) -> tuple[str, str]:
         name, path = entry
         try:
-            return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n"
+            with path.open("rb") as file:
+                return name, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); replace or remove it.") from error
 
-    return hashlib.sha256("".join(parallel(line, sorted(files))).encode()).hexdigest()
+    return manifest_of(parallel(digest, files))
+
+
+def manifest_of(digests: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 over the lines `<sha256 of the content>  <name>`, sorted by name; takes (name, sha256)."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

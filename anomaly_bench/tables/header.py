@@ -54,7 +54,7 @@ def _networks(records: list[Record], role: str) -> str:
 def _network(record: Record, role: str) -> str:
     """Name and weights of a run's teacher or student."""
     name = record.spec.protocol.networks[role]
-    weights = record.evidence["weights" if role == "teacher" else f"{role}_weights"]
+    weights = record.evidence[record.spec.protocol.weights_evidence[role]]
     source = f"weights {weights['file']}, SHA-256 {weights['sha256'][:12]}" if "sha256" in weights else "RANDOM weights"
     return f"{name} ({source})"
 
@@ -85,6 +85,7 @@ def _data(records: list[Record]) -> str:
     groups: dict[str, list[str]] = {
         "complete": [],
         "INCOMPLETE": [],
+        "complete by counts that nobody confirmed": [],
         "without official counts": [],
         "RESIZED copies": [],
     }
@@ -92,7 +93,8 @@ def _data(records: list[Record]) -> str:
     for record in distinct.values():
         name, data = record.spec.category, record.evidence["data"]
         if data["complete"] is None:
-            groups["without official counts"].append(name)
+            known = data["official_counts"] is not None
+            groups["complete by counts that nobody confirmed" if known else "without official counts"].append(name)
         elif data["complete"]:
             groups["complete"].append(name)
         else:
@@ -107,7 +109,10 @@ def _data(records: list[Record]) -> str:
 def _missing(data: dict[str, Any]) -> str:
     official = data["official_counts"]
     differing = {key: count for key, count in data["counts"].items() if count != official[key]}
-    return ", ".join(f"{key.replace('_', ' ')} {count} of {official[key]}" for key, count in differing.items())
+    parts = [f"{key.replace('_', ' ')} {count} of {official[key]}" for key, count in differing.items()]
+    # Records from before there were checksums to compare have no such entry.
+    unverified = ["files with other checksums than the official ones"] if data.get("verified") is False else []
+    return ", ".join([*unverified, *parts])
 
 
 def _revisions(record: Record) -> str:

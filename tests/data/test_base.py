@@ -182,7 +182,7 @@ def test_nothing_is_read_again_after_setup(category: Path, monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise AssertionError("a file was read after setup")
 
-    for module, name in ((base, "read_image"), (base, "read_mask"), (images, "open_image")):
+    for module, name in ((base, "read_image"), (base, "read_mask"), (images, "whole_image")):
         monkeypatch.setattr(module, name, refuse)
     shutil.rmtree(category)
     for stage in ("fit", "predict", None):
@@ -248,7 +248,7 @@ def test_the_manifest_hash_knows_content_and_nothing_else(category: Path, tmp_pa
         target.write_bytes(path.read_bytes())
         os.utime(target, (1, 1))
     assert open_category(copy).manifest_sha256() == before
-    assert open_category(copy, train_images=1, test_images=3, image_size=8).manifest_sha256() == before
+    assert open_category(copy, train_images=2, test_images=3, image_size=8).manifest_sha256() == before
     (copy / "readme.txt").write_text("no image")
     assert open_category(copy).manifest_sha256() == before
 
@@ -267,6 +267,7 @@ def test_evidence_of_a_complete_category(category: Path) -> None:
         "counts": counts,
         "official_counts": counts,
         "complete": True,
+        "verified": None,
         "image_sizes": [[HEIGHT, WIDTH]],
         "official_image_size": [HEIGHT, WIDTH],
         "resized": False,
@@ -298,7 +299,7 @@ def test_evidence_compares_nothing_where_nothing_is_official(category: Path) -> 
 
 def test_a_damaged_image_outside_the_subset_is_refused_by_name_too(category: Path) -> None:
     (category / "train/good/004.png").write_text("no image")
-    data = open_category(category, train_images=1)
+    data = open_category(category, train_images=2)
     with pytest.raises(UserError, match=r"004\.png"):
         data.evidence()
 

@@ -14,35 +14,7 @@ from anomaly_bench.data.check import CategoryReport, check_data_set, report_line
 from anomaly_bench.data.folder import Folder
 from anomaly_bench.data.mvtec import MVTecAD
 from anomaly_bench.errors import UserError
-
-SIDE = 24
-IMAGE, MASK = "test/crack/001.png", "ground_truth/crack/001_mask.png"
-
-
-def save(path: Path, *shape: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(str(path))).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-def write_category(folder: Path) -> Path:
-    """Five training images, two good ones and two of each of two defects, 24x24."""
-    for index in range(5):
-        save(folder / f"train/good/{index:03}.png", SIDE, SIDE, 3)
-    for index in range(2):
-        for defect in ("good", "crack", "hole"):
-            save(folder / f"test/{defect}/{index:03}.png", SIDE, SIDE, 3)
-        for defect in ("crack", "hole"):
-            write_mask(folder / f"ground_truth/{defect}/{index:03}_mask.png")
-    return folder
-
-
-def write_mask(path: Path, *, side: int = SIDE, value: int = 255) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask = np.zeros((side, side), dtype=np.uint8)
-    mask[4:12, 5:11] = value
-    Image.fromarray(mask).save(path)
-
+from tests.data.trees import IMAGE, MASK, SIDE, save, write_category, write_mask
 
 # A flaw is made in a sound category; the path that it returns must be in the message.
 
@@ -119,7 +91,8 @@ def empty_mask(folder: Path) -> Path:
     return folder / MASK
 
 
-FLAWS = [*FATAL, orphan_mask, grey_mask, empty_mask]
+FLAWS = [*FATAL, orphan_mask]
+REMARKABLE = [grey_mask, empty_mask]
 WORDS = {
     "text_for_image": "is not an image",
     "truncated_training_image": "cannot be read",
@@ -166,7 +139,7 @@ def test_the_sizes_of_a_misfit_are_width_by_height(tmp_path: Path) -> None:
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Path]]:
     """A data root with one category a flaw, a sound one, an incomplete and an overfull one; and the files at fault."""
     root, named = tmp_path / "mvtec", {}
-    for flaw in FLAWS:
+    for flaw in [*FLAWS, *REMARKABLE]:
         named[flaw.__name__] = flaw(write_category(root / flaw.__name__))
     write_category(root / "sound")
     for path in (
@@ -186,12 +159,25 @@ def test_check_names_the_one_flaw_of_every_category(zoo: tuple[Path, dict[str, P
     root, named = zoo
     reports = {report.category: report for report in check_data_set(MVTecAD, root)}
     assert WORDS.keys() == named.keys()
-    for flaw, words in WORDS.items():
-        [problem] = reports[flaw].problems
-        assert str(named[flaw]) in problem
-        assert words in problem
-        assert reports[flaw].status.endswith("; 1 PROBLEM")
-        assert not reports[flaw].sound
+    for flaw in FLAWS:
+        report = reports[flaw.__name__]
+        [problem] = report.problems
+        assert str(named[flaw.__name__]) in problem
+        assert WORDS[flaw.__name__] in problem
+        assert report.status.endswith("; 1 PROBLEM")
+        assert not report.sound
+
+
+def test_check_notes_what_a_run_can_live_with_and_calls_it_sound(zoo: tuple[Path, dict[str, Path]]) -> None:
+    root, named = zoo
+    reports = {report.category: report for report in check_data_set(MVTecAD, root)}
+    for flaw in REMARKABLE:
+        report = reports[flaw.__name__]
+        [note] = report.notes
+        assert str(named[flaw.__name__]) in note
+        assert WORDS[flaw.__name__] in note
+        assert (report.status, report.sound, report.problems) == ("complete", True, [])
+        assert report.manifest_sha256 == MVTecAD(root, flaw.__name__).manifest_sha256()
 
 
 def test_check_compares_counts_and_sizes_with_the_official_ones(zoo: tuple[Path, dict[str, Path]]) -> None:
@@ -225,12 +211,19 @@ def test_check_finds_every_flaw_of_one_category_at_once(tmp_path: Path) -> None:
 def test_the_printed_table_has_a_line_a_category_and_then_every_problem(zoo: tuple[Path, dict[str, Path]]) -> None:
     reports = check_data_set(MVTecAD, zoo[0])
     lines = report_lines(reports)
-    table, problems = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    blank = [index for index, line in enumerate(lines) if not line]
+    table, problems, notes = lines[: blank[0]], lines[blank[0] + 1 : blank[1]], lines[blank[1] + 1 :]
     assert [line.split()[0] for line in table] == ["category", *mvtec.OFFICIAL]
     cells = {line.split()[0]: line.split()[1:] for line in table}
     assert cells["sound"] == ["5/5", "2/2", "4/4", "4/4", "complete", "24x24"]
     assert cells["absent"] == ["-/5", "-/2", "-/4", "-/4", "not", "here"]
     assert problems == [f"{report.category}: {problem}" for report in reports for problem in report.problems]
+    assert notes == [f"{report.category}: note: {note}" for report in reports for note in report.notes]
+
+
+def test_a_sentence_that_holds_of_several_categories_is_printed_once() -> None:
+    reports = [CategoryReport(name, None, None, problems=["shared", f"of {name}"], notes=["shared"]) for name in "ab"]
+    assert report_lines(reports)[3:] == ["", "a, b: shared", "a: of a", "b: of b", "", "a, b: note: shared"]
 
 
 def test_the_table_of_sound_data_ends_with_its_last_category() -> None:

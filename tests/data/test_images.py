@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import to_tensor
 
-from anomaly_bench.data.images import full_size, manifest_sha256, open_image, read_image, read_mask
+from anomaly_bench.data.images import full_size, manifest_sha256, read_image, read_mask
 from anomaly_bench.errors import UserError
 
 SIZES = [7, 16, 33]  # smaller than the file both ways, in between, larger both ways
@@ -109,7 +109,7 @@ BAD_FILES: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("reader", [open_image, lambda path: read_image(path, 8), lambda path: read_mask(path, 8)])
+@pytest.mark.parametrize("reader", [lambda path: read_image(path, 8), lambda path: read_mask(path, 8)])
 @pytest.mark.parametrize("name", [*BAD_FILES, "missing.png"])
 def test_a_file_that_cannot_be_decoded_is_refused_by_name(
     name: str, reader: Callable[[Path], object], tmp_path: Path

@@ -187,6 +187,14 @@ def test_other_data_under_another_seed_are_a_warning() -> None:
     assert "runs of one category saw different data" in header([BOTTLE, other])["WARNING"]
 
 
+def test_unverified_files_and_unconfirmed_counts_are_named() -> None:
+    altered = with_data(BOTTLE, complete=False, verified=False)
+    counted = with_data(made_record("pill"), complete=None, manifest_sha256="01")
+    line = header([altered, counted])["Data"]
+    assert "INCOMPLETE: bottle (files with other checksums than the official ones)" in line
+    assert "complete by counts that nobody confirmed: pill" in line
+
+
 def test_a_random_teacher_is_a_warning() -> None:
     untrained = made_record("bottle", teacher="resnet18.random")
     evidence = untrained.evidence | {"weights": {"source": "random", "teacher": "resnet18.random"}}
