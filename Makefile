@@ -53,5 +53,6 @@ $(foreach table,$(TABLES),$(subst _,-,$(subst /,-,$(table:experiments/%.yaml=%))
 tables: $(READY)	## build every table from the records there are; trains nothing
 	$(BIN)/anomaly-bench tables --profile $(PROFILE) $(PLACES)
 
-benchmark: $(READY)	## speed: the metric panel against scikit-learn and the plain rule
+benchmark: $(READY)	## speed: the metric panel against scikit-learn and the plain rule, the scan against a loop
 	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv
+	$(BIN)/python experiments/performance/selective_scan.py --out results/performance/selective_scan.csv

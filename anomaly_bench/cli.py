@@ -325,8 +325,10 @@ def build_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Threads that spin while they wait make training ten times slower on a machine that somebody else uses too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait train several times slower on a machine that others use too; threads
+    # that never do, twice as slow through the small steps of a scan. GNU's OpenMP (PyTorch's on Linux) can do a little.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
     try:
         if not words:
             raise UserError(f"no command; choose one of: {', '.join(COMMANDS)}.")

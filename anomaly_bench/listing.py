@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from anomaly_bench.bench.catalog import dataset_names, load_method, method_names
+from anomaly_bench.bench.spec import as_set
 from anomaly_bench.bench.store import Failure, Store
-from anomaly_bench.methods.options import OURS, STATED, option_sources
+from anomaly_bench.methods.options import OURS, RELEASED, STATED, option_sources
+
+if TYPE_CHECKING:
+    from anomaly_bench.methods.base import DistillationMethod
 
 
 def lines(what: str, store: Store) -> Iterator[str]:
@@ -29,36 +33,34 @@ def lines(what: str, store: Store) -> Iterator[str]:
 
 
 def _method(name: str) -> Iterator[str]:
-    from anomaly_bench.bench.resolve import known_settings, option_defaults, own_evaluation, readable
+    """Options, protocol and evaluation of one method: value, type, and where the value comes from."""
+    from anomaly_bench.bench.resolve import EVALUATION, known_settings, option_defaults, own_evaluation, readable
 
     method = load_method(name)
     yield f"{name}: {(method.__doc__ or '').splitlines()[0]}"
     types, sources = known_settings(method), option_sources(method.__init__)
     for option, default in option_defaults(method).items():
-        yield f"  {option}={plain(default)}  ({readable(types[option])}; {sources[option]})"
+        yield f"  {option}={as_set(default)}  ({readable(types[option])}; {sources[option]})"
     for option, value in asdict(method.protocol).items():
         if option in types:
-            source = STATED if option in method.stated else OURS
-            yield f"  {option}={plain(value)}  ({readable(types[option])}; protocol, {source})"
-    for option, value in own_evaluation(name).as_json().items():
-        if option in types:
-            yield f"  {option}={plain(value)}  ({readable(types[option])}; evaluation, {STATED})"
+            yield f"  {option}={as_set(value)}  ({readable(types[option])}; protocol, {_source(method, option)})"
+    for option, hint in EVALUATION.items():
+        value = getattr(own_evaluation(name), option)
+        yield f"  {option}={as_set(value)}  ({readable(hint)}; evaluation, never retrains, {_source(method, option)})"
 
 
-def plain(value: object) -> str:
-    """A value as `--set` takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _source(method: type[DistillationMethod], field: str) -> str:
+    """Where a value of the protocol or of the evaluation comes from."""
+    if field in method.stated:
+        return f"{STATED}, the weights' release {OURS}" if field in ("teacher", "student") else STATED
+    return RELEASED if field in method.released else OURS
 
 
 def _common() -> Iterator[str]:
     """What `--set` takes whatever the method."""
-    from anomaly_bench.bench.resolve import EVALUATION, SUBSET, readable
-    from anomaly_bench.bench.spec import EvalSpec
+    from anomaly_bench.bench.resolve import SUBSET, readable
 
-    yield "every method, beside its protocol:"
-    for name, hint in EVALUATION.items():
-        source = OURS if name == "background" else "RD4AD's"
-        yield f"  {name}={plain(getattr(EvalSpec(), name))}  ({readable(hint)}; evaluation, never retrains, {source})"
+    yield "every method:"
     for name, hint in SUBSET.items():
         yield f"  {name}=null  ({readable(hint)}; null for all)"
 

@@ -17,11 +17,11 @@ from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Store
 from anomaly_bench.cli import main
 from anomaly_bench.listing import lines
-from anomaly_bench.methods.options import OURS, STATED, option_sources
+from anomaly_bench.methods.options import OURS, RELEASED, STATED, option_sources
 from anomaly_bench.methods.protocol import Protocol
 
 LINE = re.compile(r"  (?P<name>\w+)=(?P<value>.+?)  \((?P<type>[^;]+); (?P<source>.+)\)")
-COMMON = "every method, beside its protocol"
+COMMON = "every method"
 
 
 class Listed(NamedTuple):
@@ -61,9 +61,16 @@ def test_every_option_is_printed_with_type_and_source(method: str) -> None:
     for option, source in sources.items():
         listed = sections()[method][option]
         assert listed.source == source
-        assert listed.source in ("stated in the paper", "our choice")
+        assert listed.source in ("stated in the paper", "the authors' code", "our choice")
         assert re.fullmatch(r"one of .+|a whole number( or null)?|a number|true or false|whole numbers such as .+",
                             listed.type)  # fmt: skip
+
+
+def expected_source(method: str, name: str) -> str:
+    """A network is stated, but never which release of its weights."""
+    if name in load_method(method).stated:
+        return STATED + (f", the weights' release {OURS}" if name in ("teacher", "student") else "")
+    return RELEASED if name in load_method(method).released else OURS
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -73,10 +80,14 @@ def test_every_protocol_value_is_printed_with_type_and_source(method: str) -> No
     )
     for name in names:
         listed = sections()[method][name]
-        assert listed.source == f"protocol, {STATED if name in load_method(method).stated else OURS}"
+        assert listed.source == f"protocol, {expected_source(method, name)}"
         assert re.fullmatch(r"a name|a whole number|a number|two numbers such as .+|one of .+", listed.type), listed
-    evaluation = set(own_evaluation(method).as_json()) - {"metrics_revision"}
-    assert sections()[method].keys() == option_defaults(load_method(method)).keys() | names | evaluation
+    for name in EVALUATION:
+        listed = sections()[method][name]
+        assert listed.source == f"evaluation, never retrains, {expected_source(method, name)}"
+        assert listed.setting == f"{name}={getattr(own_evaluation(method), name)}"
+    assert sections()[method].keys() == option_defaults(load_method(method)).keys() | names | EVALUATION.keys()
+    assert EVALUATION.keys() | {"metrics_revision"} == {field.name for field in fields(EvalSpec)}
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -94,19 +105,21 @@ def test_a_list_of_values_is_printed_as_it_is_typed() -> None:
     assert sections()["ast_mfr"]["mfr_stages"].setting == "mfr_stages=[1, 2, 3]"
     assert sections()["dlkd"]["patches"].type == "one of grid, channels, none"
     assert sections()["fmm_scsatt"]["fusion_width"] == Listed("fusion_width=null", "a whole number or null", OURS)
-    assert sections()["ast_mfr"]["mean_kernel"] == Listed("mean_kernel=5", "a whole number", f"evaluation, {STATED}")
+    assert sections()["ast_mfr"]["mean_kernel"] == Listed(
+        "mean_kernel=5", "a whole number", f"evaluation, never retrains, {STATED}"
+    )
     assert sections()["rd"]["precision"].type == "one of 32-true, bf16-mixed, 16-mixed"
 
 
 def test_what_every_method_takes_is_printed_once_and_can_be_given_back() -> None:
     common = sections()[COMMON]
-    assert common.keys() == EVALUATION.keys() | SUBSET.keys()
-    assert EVALUATION.keys() | {"metrics_revision"} == {field.name for field in fields(EvalSpec)}
+    assert common.keys() == SUBSET.keys()
     paper = load_profile("paper")
     settings = parse_settings([listed.setting for listed in common.values()])
     assert resolve("rd", "mvtec", "bottle", paper, settings=settings) == resolve("rd", "mvtec", "bottle", paper)
-    assert common["background"].type == "one of none, otsu, border, grabcut, sam"
-    assert common["background"].source == f"evaluation, never retrains, {OURS}"
+    background = sections()["rd"]["background"]
+    assert background.type == "one of none, otsu, border, grabcut, sam"
+    assert background.source == f"evaluation, never retrains, {OURS}"
 
 
 def test_the_command_prints_these_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

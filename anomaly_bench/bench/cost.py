@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from anomaly_bench import __version__
 from anomaly_bench.methods.base import DistillationMethod
 
-PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "opencv-python", "pillow")
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "scikit-image", "opencv-python", "pillow")
+OPTIONAL = ("mamba-ssm", "segment-anything")
 
 
 def parameter_counts(method: DistillationMethod) -> dict[str, int]:
@@ -60,6 +62,8 @@ def device_name(device: torch.device) -> str:
 def provenance() -> dict[str, Any]:
     """Versions, and the commit where the package is run from a clone."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    # Where it is installed, its kernel takes the place of our scan on a GPU.
+    versions |= {name: importlib.metadata.version(name) for name in OPTIONAL if find_spec(name.replace("-", "_"))}
     versions |= {"python": platform.python_version(), "anomaly-bench": __version__}
     return {"versions": versions, "commit": _commit()}
 

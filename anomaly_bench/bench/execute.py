@@ -119,6 +119,8 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
         store.write_failure(spec, reason)
         raise RunFailedError(f"{spec.title} failed: {reason}.") from error
+    except ImportError as error:
+        raise UserError(f"{error}.") from error
     own = trained.evaluation
     named = spec.protocol.weights_evidence
     evidence = {name: network_evidence(spec, networks, role) for role, name in named.items()} | {"data": data_evidence}

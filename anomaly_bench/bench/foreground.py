@@ -88,6 +88,11 @@ def foreground_masks(
     return Foreground(masks, tuple(fallbacks))
 
 
+def find_sam(weights_dir: Path | None) -> list[Path]:
+    """Every SAM checkpoint in the weights folder."""
+    return sorted(weights_dir.glob("sam_vit_*.pth")) if weights_dir is not None else []
+
+
 def require_sam(weights_dir: Path | None) -> Path:
     """The SAM checkpoint in the weights folder: to be asked before anything is trained.
 
@@ -97,13 +102,13 @@ def require_sam(weights_dir: Path | None) -> Path:
     _segment_anything()
     if weights_dir is None:
         raise UserError(
-            "rule 'sam' needs a checkpoint; put sam_vit_b_*.pth into a folder and name it by --weights-dir."
+            "background=sam needs a checkpoint; put sam_vit_b_*.pth into a folder and name it by --weights-dir."
         )
     if not weights_dir.is_dir():
         raise UserError(
             f"weights folder {weights_dir} does not exist; correct --weights-dir (or ANOMALY_BENCH_WEIGHTS)."
         )
-    found = sorted(weights_dir.glob("sam_vit_*.pth"))
+    found = find_sam(weights_dir)
     if not found:
         raise UserError(f"{weights_dir} holds no SAM checkpoint; put sam_vit_b_*.pth into the weights folder.")
     if len(found) > 1:
@@ -191,7 +196,7 @@ WEIGHT_FREE: dict[ForegroundRule, Callable[[Image], Mask]] = {
 
 def _sam_rule(checkpoint: Path | None) -> Callable[[Image], Mask]:
     if checkpoint is None:
-        raise UserError("rule 'sam' needs a checkpoint; put sam_vit_b_*.pth into the weights folder.")
+        raise UserError("background=sam needs a checkpoint; put sam_vit_b_*.pth into the weights folder.")
     predictor = _segment_anything().SamPredictor(_load_sam(checkpoint))
 
     def find_object(image: Image) -> Mask:
@@ -230,4 +235,6 @@ def _segment_anything() -> ModuleType:
     try:
         return importlib.import_module("segment_anything")
     except ImportError as error:
-        raise UserError("rule 'sam' needs the package segment-anything; run `pip install segment-anything`.") from error
+        raise UserError(
+            "background=sam needs the package segment-anything; run `pip install segment-anything`."
+        ) from error

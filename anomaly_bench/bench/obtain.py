@@ -38,6 +38,7 @@ def obtain(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *,
         check_evaluation(evaluation, places)
     if isinstance(record, Record):
         compare_evidence(record, places)
+        compare_background(record, evaluation, places)
     else:
         record, how = execute(spec, places, store, again=again), "trained"
     if evaluation.eval_id not in record.evaluations:
@@ -59,6 +60,24 @@ def compare_evidence(record: Record, places: Places) -> None:
         raise UserError(
             f"run {record.spec.run_id} ({record.spec.title}) was made from other {' and '.join(differing)} than those "
             "at hand; use --again to replace it, or another --results folder."
+        )
+
+
+def compare_background(record: Record, evaluation: EvalSpec, places: Places) -> None:
+    """Refuse a stored evaluation that left the background out by other weights than those at hand.
+
+    Raises:
+        UserError: they differ.
+    """
+    from anomaly_bench.bench.foreground import find_sam
+    from anomaly_bench.weights import sha256
+
+    used = record.evaluations.get(evaluation.eval_id, {}).get("evidence", {}).get("weights")
+    at_hand = find_sam(places.weights_dir) if used else []
+    if used and at_hand and used["sha256"] not in [sha256(path) for path in at_hand]:
+        raise UserError(
+            f"run {record.spec.run_id} was evaluated with other SAM weights than {at_hand[0]}; use --again to replace "
+            "it, or another --results folder."
         )
 
 

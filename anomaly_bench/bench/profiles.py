@@ -35,7 +35,8 @@ PROFILES = {
         Profile("paper", "PAPER: the paper's protocol", seeds=(0, 1, 2)),
         Profile(
             "lite",
-            "LITE: a ResNet18 teacher in place of every larger network and 30 epochs, all else as in the paper",
+            "LITE: a ResNet18 teacher in place of every larger network, an EfficientNet-Lite0 student in place of a "
+            "pretrained one, 30 epochs, all else as in the paper",
             # A student that sees the image must be of another family than its teacher.
             {"teacher": "resnet18.tv_in1k", "student": "tf_efficientnet_lite0.in1k", "epochs": 30},
         ),

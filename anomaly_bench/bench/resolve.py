@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -61,6 +62,9 @@ def typed(name: str, value: Any, annotation: Any) -> Any:
             parsed = parser.parse_object({name: value})[name]
     except ArgumentError as error:
         raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.") from error
+    numbers = [part for part in (parsed if isinstance(parsed, tuple) else [parsed]) if isinstance(part, float)]
+    if not all(math.isfinite(number) for number in numbers):
+        raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.")
     return parsed + 0.0 if isinstance(parsed, float) else parsed  # -0.0 is 0.0, and must have its name
 
 

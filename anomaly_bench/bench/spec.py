@@ -20,6 +20,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def as_set(value: object) -> str:
+    """A value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def short_hash(text: str) -> str:
     """The first 16 hex digits of the SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -80,7 +85,7 @@ class RunSpec:
     @property
     def title(self) -> str:
         """`rd mvtec/bottle seed 0`, for messages."""
-        options = "".join(f" {name}={value}" for name, value in self.options)
+        options = "".join(f" {name}={as_set(value)}" for name, value in self.options)
         return f"{self.method}{options} {self.dataset}/{self.category} seed {self.seed}"
 
     def any_seed(self) -> RunSpec:
@@ -126,6 +131,9 @@ class EvalSpec:
             raise UserError(f"sigma must be 0 or more, not {self.sigma}.")
         if self.mean_kernel < 1 or self.mean_kernel % 2 == 0:
             raise UserError(f"mean_kernel must be odd and at least 1, not {self.mean_kernel}.")
+
+        if self.background != "none" and self.image_score == "mean":
+            raise UserError("background needs image_score=max: a mean would also measure how large the object is.")
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults, and always the revision: a field added later moves no identity."""

@@ -4,8 +4,10 @@ Paper       FMM+SCSAtt paper, sec. 3.5, eq. 2-8; after Li et al., "SCConv: Spati
             Convolution for Feature Redundancy", CVPR 2023.
 Flow        x -> spatial reconstruction unit (SRU, eq. 2-5) -> channel reconstruction unit (CRU, eq. 6-8)
 Shapes      all (N, C, H, W) -> (N, C, H, W); 1.90 M parameters at C = 1024, a 3x3 convolution has 9.44 M
-Departures  the sum in eq. 3 is kept away from zero. Eq. 7 is taken as printed, a softmax over the pair {S1, S2} of each
-            channel; an unofficial implementation takes it over all 2C values, which shrinks Y about C-fold.
+Departures  both halves of the channels are squeezed by a 1x1 convolution, which SCConv's authors have and this paper
+            does not mention. The sum in eq. 3 is kept away from zero. Eq. 7 is taken as printed, a softmax over the
+            pair {S1, S2} of each channel; an unofficial implementation takes it over all 2C values, which shrinks Y
+            about C-fold.
 Neither normalised nor activated at its end: what follows SCConv is the caller's.
 """
 
@@ -21,8 +23,7 @@ Gate = Literal["soft", "hard"]
 
 SMALLEST_SUM = 1e-6  # of the gammas in eq. 3, which training may carry through zero
 
-# The paper states none of these: half of the channels take the upper branch, both branches are squeezed by two, and the
-# grouped convolution has two groups, as in the public implementation of SCConv.
+# The paper states neither, nor that GWC is 3x3: the values of the public implementation of SCConv.
 SQUEEZE = 2
 CONV_GROUPS = 2
 
@@ -39,7 +40,7 @@ def soft_gate(relevance: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def hard_gate(relevance: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """W1 = 1 above the threshold and 0 below, W2 = 1 - W1: the paper's words, with no gradient for the gammas."""
+    """W1 = 1 above the threshold and 0 below, W2 = 1 - W1: the paper's words for W1, and no gradient for the gammas."""
     above = relevance > threshold
     return above.to(relevance.dtype), (~above).to(relevance.dtype)
 

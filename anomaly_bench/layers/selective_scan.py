@@ -74,7 +74,12 @@ def fused_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any]
     """`mamba-ssm`'s kernel if tensors of that kind can go through it; a broken installation raises ImportError."""
     if device.type != "cuda" or dtype == torch.float64 or find_spec("mamba_ssm") is None:
         return None
-    return import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    try:
+        return import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    except ImportError as error:  # built for another torch, mostly
+        raise ImportError(
+            f"mamba-ssm cannot be imported ({error}); reinstall it for this torch, or remove it"
+        ) from error
 
 
 def scan_with_kernel(

@@ -1,7 +1,8 @@
 """The visual state-space block: a selective scan over the image in four directions.
 
-Paper       DLKD, eq. 1, where it is GFM ("global feature modeling based on SSM"); the paper gives nothing of its inside
-            and cites VM-UNet (Ruan et al., 2024), whose structure and initialisation this is.
+Paper       DLKD, eq. 1, where it is GFM ("global feature modeling based on SSM"). Of its inside the paper says "hybrid
+            scanning" alone, and cites VM-UNet (Ruan et al., 2024), whose four-way scan, structure and initialisation
+            this is, but for in_proj and out_proj, which start as PyTorch's; MambaAD's Hilbert scan is not taken.
 GFM         X + SS2D(LN(X))
 SS2D        (x, z) = Linear(X); x = SiLU(DWConv3x3(x)); four sequences of x; for each
             (r, B, C) = Linear(x), delta = softplus(Linear(r) + bias), A = -exp(A_log)

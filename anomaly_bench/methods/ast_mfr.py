@@ -29,7 +29,7 @@ from anomaly_bench.layers.distance import LossForm, cosine_map, stage_sum, unit_
 from anomaly_bench.layers.regeneration import Regeneration, random_mask
 from anomaly_bench.layers.teacher import Backbone, Teacher
 from anomaly_bench.methods.base import DistillationMethod
-from anomaly_bench.methods.options import Ours, Stated, check_share, check_stages
+from anomaly_bench.methods.options import Ours, Stated, check_idle, check_not_negative, check_share, check_stages
 from anomaly_bench.methods.protocol import Protocol
 
 PROTOCOL = Protocol(
@@ -62,7 +62,8 @@ class MaskedFeatureRegeneration(DistillationMethod):
 
     revision = 1
     protocol = PROTOCOL
-    stated = ("teacher", "student", "epochs", "batch_size", "lr", "betas", "image_size")
+    stated = ("teacher", "student", "epochs", "batch_size", "lr", "betas", "image_size",
+              "fusion", "sigma", "image_score", "mean_kernel")  # fmt: skip
     evaluation = MappingProxyType({"mean_kernel": 5})
 
     def __init__(
@@ -92,11 +93,11 @@ class MaskedFeatureRegeneration(DistillationMethod):
 
     @classmethod
     def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
-        super().check(protocol, options)
         check_stages("mfr_stages", options["mfr_stages"], may_be_empty=True)
         check_share("mask_rate", options["mask_rate"])
-        if options["alpha"] < 0:
-            raise UserError(f"alpha must be 0 or more, not {options['alpha']:g}.")
+        check_not_negative("alpha", options["alpha"])
+        if not options["mfr_stages"]:
+            check_idle(cls, options, ["mask_rate"], "mfr_stages=[]")
 
     def head(self, stage: int, student_width: int, teacher_width: int) -> nn.Module:
         """What follows one stage of the student: MFR, or at most an alignment where there is none."""

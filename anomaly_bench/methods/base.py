@@ -11,7 +11,6 @@ import lightning
 import torch
 from torch import Tensor
 
-from anomaly_bench.errors import UserError
 from anomaly_bench.layers.distance import cosine_map
 from anomaly_bench.layers.noise import NoiseSource
 from anomaly_bench.layers.teacher import Teacher
@@ -30,12 +29,16 @@ class DistillationMethod(lightning.LightningModule):
     """A student is trained to agree with a frozen teacher on normal images; where it disagrees is anomalous.
 
     A method file gives `revision`, `protocol`, a constructor `(teacher, protocol=protocol, *, options...)`,
-    `student_features` and `loss`. One whose protocol names a student takes it after the teacher.
+    `student_features` and `loss`. One whose protocol names a student takes it after the teacher; one whose loss needs
+    more than the student's final features overrides `training_terms` in place of `loss`.
+
+    Masks and noise are drawn alike in every process and start anew with it: one device, no resuming.
 
     Attributes:
         revision: part of every run's identity; raise it when numbers move.
         protocol: the paper's, see `Protocol`.
-        stated: fields of the protocol that the paper states; the others are our choice.
+        stated: fields of the protocol and of the evaluation that the paper states.
+        released: those that its authors' code has instead; all others are our choice.
         evaluation: fields of `bench.spec.EvalSpec` in which the paper's evaluation differs from RD4AD's.
         maps: what `stage_maps` holds besides the stages: "coarse" where the student has a first, coarser output.
         stages: the teacher's stages that are compared, counted from 1.
@@ -45,6 +48,7 @@ class DistillationMethod(lightning.LightningModule):
     revision: ClassVar[int]
     protocol: ClassVar[Protocol]
     stated: ClassVar[tuple[str, ...]]
+    released: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     maps: ClassVar[tuple[str, ...]] = ("stage",)
 
@@ -63,11 +67,6 @@ class DistillationMethod(lightning.LightningModule):
             protocol: the run's.
             options: every option of the method, defaults included.
         """
-        if protocol.image_size % 32:
-            # Three halvings in the teacher's stages and one in the bottleneck, after the stem's quartering.
-            raise UserError(
-                f"image_size must be a multiple of 32, not {protocol.image_size}: the student halves it exactly."
-            )
 
     def seed_noise(self, seed: int) -> None:
         """Masks and noise are drawn anew from `seed`, whatever else is drawn."""

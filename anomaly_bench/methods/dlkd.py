@@ -35,7 +35,7 @@ from anomaly_bench.layers.frm import FRM, Patches, PreciseRefinement, refine
 from anomaly_bench.layers.pseudo_anomaly import NoiseMode, add_noise, contrast_loss, noisy_count, similarity_loss
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.base import DistillationMethod
-from anomaly_bench.methods.options import Ours, Stated
+from anomaly_bench.methods.options import Ours, Stated, check_idle, check_image_size, check_not_negative
 from anomaly_bench.methods.protocol import Protocol
 
 PROTOCOL = Protocol(
@@ -48,6 +48,14 @@ PROTOCOL = Protocol(
     image_size=256,
     precision="bf16-mixed",  # not stated
 )
+
+
+# Options that mean nothing where a module or a loss is off.
+DEPENDENT = {
+    "gfrb": ("d_state", "expand"),
+    "prl": ("lr_refinement", "detach_map"),
+    "contrast_weight": ("margin",),
+}
 
 
 class DualLearning(DistillationMethod):
@@ -72,7 +80,7 @@ class DualLearning(DistillationMethod):
         ffn_ratio: hidden channels of the feed-forward networks per channel.
         patches: what the local blocks take for patches: a 2x2 grid, four groups of channels, or none.
         detach_map: whether no gradient flows through eq. 5's M.
-        loss_form: one angle a position ("pixel") or one for a whole stage ("global").
+        loss_form: one angle a position ("pixel") or one for a whole stage ("global"); L_con's cosine follows it.
     """
 
     revision = 1
@@ -101,13 +109,13 @@ class DualLearning(DistillationMethod):
         ffn_ratio: Ours[int] = 2,  # not stated; AST's 4 would be costly on ResNet18's wide maps
         patches: Ours[Patches] = "grid",  # neither number nor kind stated
         detach_map: Ours[bool] = True,  # not stated; else the loss can also fall by shaping M
-        loss_form: Stated[LossForm] = "pixel",
+        loss_form: Stated[LossForm] = "pixel",  # eq. 8; for eq. 9, which does not say, it is our choice
     ) -> None:
         super().__init__(teacher, protocol)
         self.weights, self.lr_refinement = (contrast_weight, similarity_weight), lr_refinement
         self.noise_std, self.noise_at, self.noise_mode = noise_std, noise_at, noise_mode
         self.noise_share, self.margin, self.detach_map, self.loss_form = noise_share, margin, detach_map, loss_form
-        check_networks(teacher, noise_at, patches)
+        check_teacher(teacher, noise_at, patches)
         plan, widths = mirror_plan(teacher.architecture), teacher.widths
         self.mffm = OneClassBottleneck(widths, plan)
         module = partial(
@@ -122,10 +130,12 @@ class DualLearning(DistillationMethod):
 
     @classmethod
     def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
-        super().check(protocol, options)
+        check_image_size(protocol.image_size)
         for name in ("contrast_weight", "similarity_weight", "noise_std"):
-            if options[name] < 0:
-                raise UserError(f"{name} must be 0 or more, not {options[name]:g}.")
+            check_not_negative(name, options[name])
+        for switch, names in DEPENDENT.items():
+            if not options[switch]:
+                check_idle(cls, options, names, f"{switch}={'0' if switch == 'contrast_weight' else 'false'}")
         for name in ("d_state", "expand", "ffn_ratio", "lr_refinement"):
             if options[name] <= 0:
                 raise UserError(f"{name} must be above 0, not {options[name]:g}.")
@@ -209,7 +219,7 @@ class DualLearning(DistillationMethod):
         return [group for group in groups if group["params"]]
 
 
-def check_networks(teacher: Teacher, noise_at: str, patches: Patches) -> None:
+def check_teacher(teacher: Teacher, noise_at: str, patches: Patches) -> None:
     """Raise UserError where noise cannot be put into the teacher, or the patches do not fit its widths."""
     try:
         teacher.forward_changed(torch.zeros(1, 3, 64, 64), noise_at, lambda features: features)

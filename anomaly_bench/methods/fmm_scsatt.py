@@ -3,7 +3,7 @@
 Paper       Qi, Chai and Ye, "Unsupervised Industrial Anomaly Detection Based on Feature Mask Generation and Reverse
             Distillation", Chinese Journal of Information Fusion 1(2), 2024.
 Flow        x -> frozen teacher -> F_E^1..3 -> MSFF -> SCSAtt -> OCE -> F_B -> decoder -> F_D^1..3       eq. 1
-            F_D^i -> 1x1 -> mask -> 3x3, ReLU, 3x3 -> F_G^i, one module a stage                       eq. 11
+            F_D^i -> 1x1 -> mask (eq. 11) -> 3x3, ReLU, 3x3 -> F_G^i, one module a stage      after eq. 11
 SCSAtt      A (default): MSFF's 1x1 -> SCConv -> 1x1 -> SimAM;   B: SCConv -> MSFF's 1x1 -> SimAM;
             C: MSFF's 1x1 -> SimAM -> SCConv                     SCConv eq. 2-8, SimAM eq. 9-10
 Map         M^i(h, w) = 1 - cos(F_E^i(h, w), F_G^i(h, w))                                             eq. 12
@@ -34,10 +34,16 @@ from anomaly_bench.layers.scconv import Gate, SCConv
 from anomaly_bench.layers.simam import SimAM
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.base import DistillationMethod
-from anomaly_bench.methods.options import Ours, Stated, check_share, check_stages
+from anomaly_bench.methods.options import Ours, Stated, check_idle, check_image_size, check_share, check_stages
 from anomaly_bench.methods.protocol import Protocol
 
 Order = Literal["A", "B", "C"]
+# Options that mean nothing where a module is off.
+DEPENDENT = {
+    "fmm": ("mask_rate", "mask_at_test", "mask_rescale"),
+    "scconv": ("scsatt_order", "gate"),
+    "simam": ("simam_lambda",),
+}
 
 PROTOCOL = Protocol(
     teacher="wide_resnet50_2.tv_in1k",
@@ -78,6 +84,16 @@ def scsatt(
         "C": lambda: [pointwise(fused, width), *attention, reconstruction(width)],
     }
     return nn.Sequential(*orders[order]())
+
+
+def check_divisible(channels: int, order: Order, teacher: Teacher) -> None:
+    """Raise UserError where SCConv cannot halve and group what it gets."""
+    if channels % 8:
+        narrower = "" if order == "B" else f"--set fusion_width={channels + -channels % 8}, "
+        raise UserError(
+            f"SCConv needs a multiple of 8 channels, not the {channels} that teacher {teacher.architecture} and "
+            f"scsatt_order={order} give it; use {narrower}--set scconv=false or another teacher."
+        )
 
 
 class FeatureMaskGeneration(DistillationMethod):
@@ -128,6 +144,8 @@ class FeatureMaskGeneration(DistillationMethod):
         self.mask_rate, self.mask_at_test, self.mask_rescale = mask_rate, mask_at_test, mask_rescale
         self.fusion = MultiScaleFusion(widths, fused_stages)
         width = fusion_width or widths[-1]
+        if scconv:
+            check_divisible(self.fusion.out_channels if scsatt_order == "B" else width, scsatt_order, teacher)
         lam = simam_lambda if simam else None
         self.attention = scsatt(
             self.fusion.out_channels, width, order=scsatt_order, scconv=scconv, simam_lambda=lam, gate=gate
@@ -141,14 +159,16 @@ class FeatureMaskGeneration(DistillationMethod):
 
     @classmethod
     def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
-        super().check(protocol, options)
+        check_image_size(protocol.image_size)
         check_stages("fused_stages", options["fused_stages"])
         check_share("mask_rate", options["mask_rate"])
-        width = options["fusion_width"]
-        if width is not None and (width < 8 or width % 8):
-            raise UserError(f"fusion_width must be a multiple of 8, which SCConv can divide, or null; not {width}.")
+        if options["fusion_width"] is not None and options["fusion_width"] < 1:
+            raise UserError(f"fusion_width must be at least 1, or null, not {options['fusion_width']}.")
         if options["simam_lambda"] <= 0:
             raise UserError(f"simam_lambda must be above 0, not {options['simam_lambda']:g}.")
+        for switch, names in DEPENDENT.items():
+            if not options[switch]:
+                check_idle(cls, options, names, f"{switch}=false")
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """F_G of the fused stages; the student never sees `images`."""
@@ -165,7 +185,9 @@ class FeatureMaskGeneration(DistillationMethod):
             mask = random_mask(features, self.mask_rate, self.noise.generator(features.device))
         elif self.mask_at_test:
             # One mask for every image, so that a score depends on neither the batch nor its neighbours.
-            mask = random_mask(features[:1], self.mask_rate, self.noise.fixed(features.device, stage))
+            # Drawn on the CPU: another device must not give other scores.
+            fixed = self.noise.fixed("cpu", stage)
+            mask = random_mask(features[:1].cpu(), self.mask_rate, fixed).to(features.device)
         else:
             return None
         return mask / (1 - self.mask_rate) if self.mask_rescale else mask

@@ -1,25 +1,30 @@
-"""Where an option's default comes from: `Stated[float]` is the paper's own value, `Ours[float]` fills a gap."""
+"""Where an option's default comes from, and what options may be.
+
+`Stated[float]` is the paper's own value, `Released[float]` that of its authors' code, `Ours[float]` fills a gap.
+"""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from anomaly_bench.errors import UserError
 
 T = TypeVar("T")
-STATED, OURS = "stated in the paper", "our choice"
+STATED, RELEASED, OURS = "stated in the paper", "the authors' code", "our choice"
+SOURCES = (STATED, RELEASED, OURS)
 Stated = Annotated[T, STATED]
+Released = Annotated[T, RELEASED]
 Ours = Annotated[T, OURS]
 
 
 def option_source(annotation: Any) -> str:
-    """`STATED` or `OURS` of an annotation; raises TypeError for one that says neither."""
+    """One of `SOURCES`; raises TypeError for an annotation that names none."""
     for source in getattr(annotation, "__metadata__", ()):
-        if source in (STATED, OURS):
+        if source in SOURCES:
             return str(source)
-    raise TypeError(f"{annotation} is neither Stated[...] nor Ours[...].")
+    raise TypeError(f"{annotation} is none of Stated[...], Released[...] and Ours[...].")
 
 
 def option_sources(function: Any) -> dict[str, str]:
@@ -39,3 +44,27 @@ def check_share(name: str, value: float) -> None:
     """Raise UserError unless 0 <= value < 1."""
     if not 0 <= value < 1:
         raise UserError(f"{name} must be at least 0 and below 1, not {value:g}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise UserError for a value below 0."""
+    if value < 0:
+        raise UserError(f"{name} must be 0 or more, not {value:g}.")
+
+
+def check_idle(method: type, options: Mapping[str, Any], names: Sequence[str], because: str) -> None:
+    """Raise UserError for any of `names` that is not at its default: two runs of one thing must not differ in name."""
+    defaults = method.__init__.__kwdefaults__  # type: ignore[misc]
+    for name in names:
+        if options[name] != defaults[name]:
+            raise UserError(f"{name} has no effect with {because}; leave it out.")
+
+
+def check_image_size(size: int) -> None:
+    """Raise UserError for images whose 1/32, the bottleneck's map, cannot be doubled back to the teacher's 1/4."""
+    if size % 32:
+        below = size // 32 * 32
+        raise UserError(
+            f"image_size must be a multiple of 32, not {size}: the student doubles its maps back to the teacher's "
+            f"sizes; use {below} or {below + 32}."
+        )

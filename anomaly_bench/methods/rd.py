@@ -14,8 +14,8 @@ Departures  the authors' unused fourth teacher stage and unused 1x1 convolution 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from anomaly_bench.layers.decoder import ReverseDecoder
 from anomaly_bench.layers.distance import LossForm, stage_sum
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.base import DistillationMethod
-from anomaly_bench.methods.options import Stated
+from anomaly_bench.methods.options import Released, check_image_size
 from anomaly_bench.methods.protocol import Protocol
 
 # From the authors' main.py, but for the precision: neither paper nor code states one (PyTorch's default is float32).
@@ -52,20 +52,25 @@ class ReverseDistillation(DistillationMethod):
 
     revision = 1
     protocol = PROTOCOL
-    stated: ClassVar[tuple[str, ...]] = ("teacher", "epochs", "batch_size", "lr", "betas", "weight_decay", "image_size")
+    stated: ClassVar[tuple[str, ...]] = ("teacher", "epochs", "batch_size", "lr", "betas", "image_size")
+    released: ClassVar[tuple[str, ...]] = ("weight_decay", "fusion", "sigma", "image_score")
 
     def __init__(
         self,
         teacher: Teacher,
         protocol: Protocol = PROTOCOL,
         *,
-        loss_form: Stated[LossForm] = "global",  # the authors' code; the paper prints "pixel"
+        loss_form: Released[LossForm] = "global",  # the paper prints "pixel"
     ) -> None:
         super().__init__(teacher, protocol)
         plan = mirror_plan(teacher.architecture)
         self.loss_form: LossForm = loss_form
         self.bottleneck = OneClassBottleneck(teacher.widths, plan)
         self.decoder = ReverseDecoder(teacher.widths, plan)
+
+    @classmethod
+    def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
+        check_image_size(protocol.image_size)
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """S1 S2 S3, shaped like `teacher_features`. RD's student never sees `images`."""

@@ -26,7 +26,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.layers.distance import LossForm
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.layers.variance import Distance, Reduction, variance_loss
-from anomaly_bench.methods.options import Ours, Stated, check_stages
+from anomaly_bench.methods.options import Ours, Stated, check_idle, check_not_negative, check_stages
 from anomaly_bench.methods.protocol import Protocol
 from anomaly_bench.methods.rd import ReverseDistillation
 
@@ -61,6 +61,7 @@ class VarianceReverseDistillation(ReverseDistillation):
     revision = 1
     protocol = PROTOCOL
     stated = ("batch_size", "lr")
+    released = ()
 
     def __init__(
         self,
@@ -85,8 +86,11 @@ class VarianceReverseDistillation(ReverseDistillation):
         if not options["resize_student"]:
             super().check(protocol, options)
         check_stages("variance_stages", options["variance_stages"])
-        if options["variance_weight"] < 0:
-            raise UserError(f"variance_weight must be 0 or more, not {options['variance_weight']:g}.")
+        check_not_negative("variance_weight", options["variance_weight"])
+        if options["distance"] == "cosine":
+            check_idle(cls, options, ["reduction"], "distance=cosine")
+        if protocol.batch_size < 2:
+            raise UserError("batch_size must be at least 2: the variance loss compares the images of a batch.")
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """S1 S2 S3 as in RD, brought to the teacher's sizes where that is asked for."""

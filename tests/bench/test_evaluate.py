@@ -177,18 +177,17 @@ def scores_of(evaluation: evaluate_module.Evaluation) -> list[float]:
     return [float(line.split(",")[3]) for line in evaluation.scores.splitlines()[1:]]
 
 
-@pytest.mark.parametrize("image_score", ["max", "mean"])
 @pytest.mark.parametrize("rule", ["otsu", "border", "grabcut"])
 def test_the_background_is_left_out_of_the_smoothed_map_and_of_the_image_score_alone(
-    rules: FakeRules, rule: Any, image_score: Any
+    rules: FakeRules, rule: Any
 ) -> None:
-    spec = EvalSpec(background=rule, image_score=image_score, mean_kernel=3)
-    plain = evaluate(random_stages(), three_images(), 16, EvalSpec(image_score=image_score, mean_kernel=3))
+    spec = EvalSpec(background=rule, mean_kernel=3)
+    plain = evaluate(random_stages(), three_images(), 16, EvalSpec(mean_kernel=3))
     masked = evaluate(random_stages(), three_images(), 16, spec, images=IMAGES)
     expected = []
     for smooth, mask in zip(fuse_maps(random_stages(), 16, spec), rules.masks, strict=True):
         pixels = [smooth[y, x] if mask[y, x] else 0 for y in range(16) for x in range(16)]
-        expected.append(max(pixels) if image_score == "max" else sum(pixels) / 256)
+        expected.append(max(pixels))
     assert scores_of(masked) == pytest.approx(expected, rel=1e-5)
     assert scores_of(masked)[0] < scores_of(plain)[0]
     assert scores_of(masked)[2] == scores_of(plain)[2]

@@ -276,8 +276,8 @@ def test_ast_mfrs_own_evaluation_has_its_mean_filter_and_gives_the_records_metri
 
 
 @pytest.mark.parametrize(("package", "sentence"), [
-    (None, "rule 'sam' needs the package segment-anything; run `pip install segment-anything`."),
-    (object(), "rule 'sam' needs a checkpoint; put sam_vit_b_*.pth into a folder and name it by --weights-dir."),
+    (None, "background=sam needs the package segment-anything; run `pip install segment-anything`."),
+    (object(), "background=sam needs a checkpoint; put sam_vit_b_*.pth into a folder and name it by --weights-dir."),
 ])  # fmt: skip
 def test_sam_without_package_or_checkpoint_ends_before_any_training(
     package: object, sentence: str, places: Places, monkeypatch: pytest.MonkeyPatch
@@ -312,3 +312,20 @@ def test_a_students_weights_are_evidence_and_others_than_the_records_are_refused
     copy.write_bytes(copy.read_bytes() + b"\0")
     with pytest.raises(UserError, match="was made from other weights than those at hand; use --again"):
         obtain(spec, own, there, store)
+
+
+def test_a_score_by_another_sam_checkpoint_is_not_passed_off_as_this_ones(places: Places) -> None:
+    store, asked = Store(places.results), EvalSpec(background="sam")
+    record = execute(tiny_spec(), places, store)
+    weights = replace(places, weights_dir=places.results.parent / "weights")
+    checkpoint = places.results.parent / "weights" / "sam_vit_b.pth"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"one")
+    used = {"file": "sam_vit_b.pth", "sha256": hashlib.sha256(b"one").hexdigest(), "source": "folder"}
+    entry = record.evaluations[record.evaluation] | {"spec": asked.as_json(), "evidence": {"weights": used}}
+    store.add_evaluation(record, asked, entry, "path,score\n", own=False)
+    assert obtain(record.spec, asked, weights, store).how == "found"
+    assert obtain(record.spec, asked, places, store).how == "found"  # nothing at hand, nothing to compare
+    checkpoint.write_bytes(b"another")
+    with pytest.raises(UserError, match=r"was evaluated with other SAM weights than .*sam_vit_b.pth; use --again"):
+        obtain(record.spec, asked, weights, store)

@@ -98,7 +98,11 @@ def test_an_evaluation_field_added_later_would_change_no_id() -> None:
         ({"betas": "[0.5, 1.0]"}, "betas must be in [0, 1), not [0.5, 1.0]."),
         ({"weight_decay": "-.1"}, "weight_decay must be 0 or more, not -0.1."),
         ({"sigma": "inf"}, "sigma must be a number, not 'inf'."),
-        ({"image_size": "225"}, "image_size must be a multiple of 32, not 225: the student halves it exactly."),
+        (
+            {"image_size": "225"},
+            "image_size must be a multiple of 32, not 225: the student doubles its maps back to the teacher's sizes; "
+            "use 224 or 256.",
+        ),
         ({"loss_form": "pixels"}, "loss_form must be one of global, pixel, not 'pixels'."),
         ({"los_form": "pixel"}, "rd has no option 'los_form'; did you mean 'loss_form'?"),
         ({"precision": "fp32"}, "precision must be one of 32-true, bf16-mixed, 16-mixed, not 'fp32'."),
