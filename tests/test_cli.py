@@ -252,7 +252,7 @@ def test_check_finds_a_table_that_the_records_do_not_give(tmp_path: Path, capsys
 
 def test_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for what, text in (
-        ("methods", "loss_form=global  (one of global, pixel; stated in the paper)"),
+        ("methods", "loss_form=global  (one of global, pixel; the authors' code)"),
         ("datasets", "mvtec"),
         ("tables", "table3"),
     ):
