@@ -216,17 +216,6 @@ def test_a_random_teacher_is_named_in_the_evidence(places: Places) -> None:
     assert record.evidence["weights"] == {"source": "random", "teacher": "resnet18.random"}
 
 
-def test_golden_numbers(places: Places) -> None:
-    """Behaviour moved without a new revision if this fails; float32, so that only the order of sums may differ."""
-    store, spec = Store(places.results), tiny_spec(epochs=4, train_images=16)
-    metrics = execute(spec, places, store).metrics
-    lines = (store.folder(spec.run_id) / "curves.csv").read_text().splitlines()[1:]
-    losses = [float(line.split(",")[-1]) for line in lines]
-    assert losses == pytest.approx([2.8236, 2.4033, 2.1846, 2.0521], abs=4e-3)  # threads alone move it by 2e-3
-    assert metrics["pixel_auroc"] == pytest.approx(0.5175, abs=5e-3)
-    assert metrics["aupro"] == pytest.approx(0.1455, abs=5e-3)
-
-
 # A student with weights of its own, an evaluation of the method's own, and backgrounds.
 
 
