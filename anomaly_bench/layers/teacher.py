@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,12 @@ class Backbone(nn.Module):
         mean: per-channel mean that the network was trained with, images in [0, 1].
         std: per-channel standard deviation.
         shallow: names of two layers by what they give, "stem" (before the first stage) and "layer1" (the first stage).
+
+    Attributes:
+        frozen: whether its parameters are out of every optimiser's reach.
     """
 
+    frozen: ClassVar[bool] = False
     mean: Tensor
     std: Tensor
 
@@ -52,6 +56,8 @@ class Backbone(nn.Module):
         self.shallow = dict(shallow or {})
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        if self.frozen:
+            self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) in [0, 1] to T1 (N, C1, H/4, W/4), T2 (N, C2, H/8, W/8), T3 (N, C3, H/16, W/16)."""
@@ -63,20 +69,7 @@ class Backbone(nn.Module):
 class Teacher(Backbone):
     """A pretrained backbone: no gradient, evaluation mode for ever; arguments as `Backbone`."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        architecture: str,
-        *,
-        stages: Sequence[int],
-        widths: Sequence[int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        shallow: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(network, architecture, stages=stages, widths=widths, mean=mean, std=std, shallow=shallow)
-        self.requires_grad_(False)
-        self.eval()
+    frozen = True
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: running statistics of the batch norms must not drift towards the category."""
