@@ -53,6 +53,7 @@ $(foreach table,$(TABLES),$(subst _,-,$(subst /,-,$(table:experiments/%.yaml=%))
 tables: $(READY)	## build every table from the records there are; trains nothing
 	$(BIN)/anomaly-bench tables --profile $(PROFILE) $(PLACES)
 
-benchmark: $(READY)	## speed: the metric panel against scikit-learn and the plain rule, the scan against a loop
+benchmark: $(READY)	## speed of the metrics, the scan and the loading (on bottle where DATA is given)
 	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv
 	$(BIN)/python experiments/performance/selective_scan.py --out results/performance/selective_scan.csv
+	$(BIN)/python experiments/performance/loading.py $(if $(DATA),--data-root "$(DATA)" --dataset mvtec --category bottle) --out results/performance/loading.csv

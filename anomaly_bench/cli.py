@@ -37,7 +37,8 @@ def _places(arguments: Namespace) -> Places:
     from anomaly_bench.bench.execute import Places
 
     weights = Path(arguments.weights_dir) if arguments.weights_dir else None
-    return Places(Path(arguments.data_root), Path(arguments.results), weights, arguments.allow_unverified_data)
+    cache = None if arguments.cache_dir == "off" else Path(arguments.cache_dir)
+    return Places(Path(arguments.data_root), Path(arguments.results), weights, arguments.allow_unverified_data, cache)
 
 
 def run_command(arguments: Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+from platformdirs import user_cache_dir
 
 LISTS = ("methods", "datasets", "tables", "runs")
 
@@ -35,6 +36,12 @@ def add_allow_unverified(parser: ArgumentParser) -> None:
                         help="use files that differ from the official ones by their checksums")  # fmt: skip
 
 
+def add_cache(parser: ArgumentParser) -> None:
+    place = os.environ.get("ANOMALY_BENCH_CACHE", user_cache_dir("anomaly_bench"))
+    parser.add_argument("--cache-dir", type=str, default=place, metavar="DIR|off",
+                        help="folder that keeps decoded images between runs (or ANOMALY_BENCH_CACHE)")  # fmt: skip
+
+
 def run_parser() -> ArgumentParser:
     parser = Parser(description="Train and evaluate one run; a second call with the same spec trains nothing.")
     parser.add_argument("--method", type=str, required=True, help="see `anomaly-bench list methods`")
@@ -45,6 +52,7 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--set", type=str, nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="train even if there is a record, and replace it")
+    add_cache(parser)
     add_allow_unverified(parser)
     return parser
 
@@ -57,6 +65,7 @@ def table_parser() -> ArgumentParser:
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
+    add_cache(parser)
     add_allow_unverified(parser)
     return parser
 

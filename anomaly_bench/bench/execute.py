@@ -52,6 +52,7 @@ class Places:
     results: Path
     weights_dir: Path | None = None
     allow_unverified: bool = False  # data whose checksums are not the official ones
+    cache: Path | None = None  # decoded images, kept between runs
 
 
 def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
@@ -67,6 +68,7 @@ def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
         train_images=spec.train_images,
         test_images=spec.test_images,
         allow_unverified=places.allow_unverified,
+        cache=places.cache,
     )
 
 

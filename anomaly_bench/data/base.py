@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_bench.data.batches import Batch, BatchOrder, ResidentImages
+from anomaly_bench.data.cache import cached, fingerprint
 from anomaly_bench.data.fetch import Archive
 from anomaly_bench.data.images import DecodedImage, full_size, manifest_sha256, parallel, read_image, read_mask
 from anomaly_bench.data.layout import Sample, Split, mvtec_samples
 from anomaly_bench.errors import UserError, nearest
 
+DECODING = 1  # raise it when `images` comes to decode a file to other pixels: what was kept before is then not used
 PREDICT_BATCH = 32  # images a batch when maps are made; changes no number
 # Below this side the networks' smallest map is a single pixel, and batch norm has no variance over one image's.
 ONE_IMAGE_SIDE = 64
@@ -84,6 +86,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
         train_images: keep only so many training images (evenly spaced), or all where None.
         test_images: keep only so many test images (every defect type in turn), or all where None.
         allow_unverified: use files that differ from those whose checksums the publishers give.
+        cache: folder that keeps decoded images between runs, or None.
 
     Attributes:
         revision: part of every run's identity; raise it when the tensors that a run sees change.
@@ -110,12 +113,13 @@ class AnomalyDataModule(lightning.LightningDataModule):
         train_images: int | None = None,
         test_images: int | None = None,
         allow_unverified: bool = False,
+        cache: Path | None = None,
     ) -> None:
         super().__init__()
         self.category, self.folder = category, self.category_folder(data_root, category)
         self.image_size, self.batch_size, self.shuffle_seed = image_size, batch_size, shuffle_seed
         self.kept = {"train": train_images, "test": test_images}
-        self.allow_unverified = allow_unverified
+        self.allow_unverified, self.cache = allow_unverified, cache
         self.train_pixels: Tensor | None = None
         self.test_pixels: Tensor | None = None
         self.ground_truth: GroundTruth | None = None
@@ -208,7 +212,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
         }
 
     def setup(self, stage: str | None = None) -> None:
-        """Decode both splits once, on all cores; every later call is free.
+        """Decode both splits once, on all cores, or take them from the cache; every later call is free.
 
         Raises:
             UserError: a file is missing or damaged, a mask does not fit its image, or there are too few images.
@@ -221,9 +225,10 @@ class AnomalyDataModule(lightning.LightningDataModule):
             if not samples:
                 raise UserError(f"{self.folder} has no {split} images; complete it, or choose another category.")
         self._require_variance(len(train))
-        self.train_pixels = self._decode(train)[0]
-        self.test_pixels, sizes = self._decode(test)
-        self.ground_truth = self._read_ground_truth(test, sizes)
+        decoded = cached(self.cache, self._fingerprint(train, test), lambda: self._decode_splits(train, test))
+        self.train_pixels, self.test_pixels = decoded["train"], decoded["test"]
+        masks = decoded["masks"].numpy() if self.has_masks else None
+        self.ground_truth = GroundTruth(test, masks, decoded["shares"].numpy())
 
     def _require_variance(self, count: int) -> None:
         if self.image_size < ONE_IMAGE_SIDE and 1 in (count, self.batch_size):
@@ -233,21 +238,36 @@ class AnomalyDataModule(lightning.LightningDataModule):
                 f"use two or more, or image_size={ONE_IMAGE_SIDE} or more."
             )
 
+    def _fingerprint(self, train: list[Sample], test: list[Sample]) -> str:
+        """Of everything that `_decode_splits` depends on."""
+        facts = [DECODING, type(self).__name__, self.revision, self.image_size, self.has_masks]
+        names = [sample.name for sample in (*train, *test)]
+        paths = [path for sample in (*train, *test) for path in (sample.path, sample.mask) if path is not None]
+        return fingerprint([*facts, len(train), *names], paths)
+
+    def _decode_splits(self, train: list[Sample], test: list[Sample]) -> dict[str, Tensor]:
+        """`train` and `test`: (N, H, W, 3) uint8; `masks` and `shares` as in `GroundTruth`, empty without masks."""
+        train_pixels, _ = self._decode(train)
+        test_pixels, sizes = self._decode(test)
+        masks, shares = self._read_masks(test, sizes)
+        return {"train": train_pixels, "test": test_pixels, "masks": masks, "shares": shares}
+
     def _decode(self, samples: list[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
         images = parallel(lambda sample: self.read_sample(sample, self.image_size), samples)
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))  # (N, H, W, 3)
         return pixels, [image.full_size for image in images]
 
-    def _read_ground_truth(self, samples: list[Sample], sizes: list[tuple[int, int]]) -> GroundTruth:
-        if not self.has_masks:
-            return GroundTruth(samples, None, np.array([np.nan if sample.anomalous else 0.0 for sample in samples]))
-        masks = np.zeros((len(samples), self.image_size, self.image_size), dtype=bool)
-        shares = np.zeros(len(samples))
+    def _read_masks(self, samples: list[Sample], sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         anomalous = [index for index, sample in enumerate(samples) if sample.anomalous]
+        shares = torch.zeros(len(samples), dtype=torch.float64)
+        if not self.has_masks:
+            shares[anomalous] = torch.nan
+            return torch.zeros(0, dtype=torch.bool), shares
+        masks = torch.zeros(len(samples), self.image_size, self.image_size, dtype=torch.bool)
         fitting = parallel(lambda index: self._fitting_mask(samples[index], sizes[index]), anomalous)
         for index, (mask, share) in zip(anomalous, fitting, strict=True):
-            masks[index], shares[index] = mask, share
-        return GroundTruth(samples, masks, shares)
+            masks[index], shares[index] = torch.from_numpy(mask), share
+        return masks, shares
 
     def _fitting_mask(self, sample: Sample, full_size: tuple[int, int]) -> tuple[NDArray[np.bool_], float]:
         if sample.mask is None or not sample.mask.exists():

@@ -103,7 +103,7 @@ def bomb(folder: Path) -> Path:
 
 
 REFUSED: dict[Callable[[Path], Path], str] = {
-    truncated_png: "cannot be read (image file is truncated",
+    truncated_png: "cannot be read (Failed to decode the png image. unexpected end of file",
     truncated_jpeg: "cannot be read (image file is truncated",
     zero_bytes: "is not an image; replace or remove it",
     text_with_image_suffix: "is not an image; replace or remove it",
