@@ -5,16 +5,18 @@ PROFILE ?= paper
 # What is not set is not passed on, and the command line's own defaults hold.
 PLACES = $(if $(DATA),--data-root "$(DATA)") $(if $(WEIGHTS),--weights-dir "$(WEIGHTS)")
 FLAGS = --profile $(PROFILE) $(PLACES) $(if $(CATEGORIES),--categories "$(CATEGORIES)") $(if $(SEEDS),--seeds "$(SEEDS)")
-TABLES := $(wildcard experiments/*/table*.yaml)
+TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-real lint format tables benchmark
+.PHONY: menu setup smoke test test-real lint format tables report benchmark
+.PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
 	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as <paper>-table1. There are:"
+	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as ast-mfr-table1. There are:"
+	@echo "  ablation-...      backbone, fmm, scsatt, multiscale: fmm_scsatt's tables 4 to 7"
 	@for table in $(TABLES:experiments/%.yaml=%); do echo "                    $$table"; done
 
 setup: $(READY)	## make the environment (.venv, several GB with CUDA); every target does it first
@@ -25,8 +27,8 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-smoke: $(READY)	## every table at smoke scale on generated images: no download, minutes
-	$(foreach table,$(TABLES:experiments/%.yaml=%),$(BIN)/anomaly-bench table $(table) --profile smoke $(PLACES) &&) true
+smoke: $(READY)	## every table at smoke scale on generated images: no download, about a quarter of an hour
+	$(BIN)/anomaly-bench tables --train --profile smoke $(PLACES)
 
 test: $(READY)	## the tests
 	$(BIN)/pytest
@@ -46,12 +48,21 @@ format: $(READY)	## rewrite to the project's style
 table%: $(READY)
 	$(BIN)/anomaly-bench table fmm_scsatt/$@ $(FLAGS)
 
-# <paper>-tableN, the paper's underscores written as hyphens.
+# Its ablations by what they ask.
+ablation-backbone: table4
+ablation-fmm: table5
+ablation-scsatt: table6
+ablation-multiscale: table7
+
+# <paper>-tableN and <paper>-figN, the paper's underscores written as hyphens.
 $(foreach table,$(TABLES),$(subst _,-,$(subst /,-,$(table:experiments/%.yaml=%)))): $(READY)
-	$(BIN)/anomaly-bench table $(subst -,_,$(word 1,$(subst -table, table,$@)))/$(word 2,$(subst -table, table,$@)) $(FLAGS)
+	$(BIN)/anomaly-bench table $(subst -,_,$(subst -fig,/fig,$(subst -table,/table,$@))) $(FLAGS)
 
 tables: $(READY)	## build every table from the records there are; trains nothing
 	$(BIN)/anomaly-bench tables --profile $(PROFILE) $(PLACES)
+
+report: $(READY)	## one HTML page with all tables and figures: results/report/index.html
+	$(BIN)/anomaly-bench report --profile $(PROFILE) $(PLACES)
 
 benchmark: $(READY)	## speed of the metrics, the scan and the loading (on bottle where DATA is given)
 	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv

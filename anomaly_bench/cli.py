@@ -90,8 +90,9 @@ def _complain(store: Store) -> None:
 def table_command(arguments: Namespace) -> int:
     """`anomaly-bench table`."""
     from anomaly_bench.bench.profiles import load_profile
+    from anomaly_bench.tables.index import Index
     from anomaly_bench.tables.plan import table_runs
-    from anomaly_bench.tables.publish import build_from_store, profile_table, write_table
+    from anomaly_bench.tables.publish import build_by_name, profile_table, write_table
     from anomaly_bench.tables.render import to_markdown
     from anomaly_bench.tables.train import describe, do_work, sort_work
 
@@ -106,11 +107,15 @@ def table_command(arguments: Namespace) -> int:
         if arguments.dry_run:
             return 0
         failures = do_work(work, places, store)
-    built = build_from_store(table.name, profile, store, places.data_root)
+    built = build_by_name(table.name, profile, Index.of_store(store), places.data_root)
     paths = write_table(built, places.results)
     _complain(store)
     print(to_markdown(built))
     print(f"written: {', '.join(str(path) for path in paths)}", file=sys.stderr)
+    return _exit_status(failures)
+
+
+def _exit_status(failures: list[Exception]) -> int:
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     if any(isinstance(failure, UserError) for failure in failures):
@@ -135,22 +140,40 @@ def _seeds(text: str | None) -> list[int] | None:
 def tables_command(arguments: Namespace) -> int:
     """`anomaly-bench tables`."""
     from anomaly_bench.bench.profiles import load_profile
-    from anomaly_bench.tables.publish import build_from_store, stale_tables, write_table
+    from anomaly_bench.tables.index import Index
+    from anomaly_bench.tables.publish import build_by_name, write_table
     from anomaly_bench.tables.spec import table_names
+    from anomaly_bench.tables.suite import describe_suite, suite_runs
+    from anomaly_bench.tables.train import do_work, sort_work
 
-    store, data_root = _store(arguments), Path(arguments.data_root)
+    places, store = _places(arguments), _store(arguments)
     if arguments.check:
-        stale = stale_tables(store, data_root)
-        for path in stale:
-            print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
-        _complain(store)
-        return 1 if stale or store.complaints else 0
-    profile = load_profile(arguments.profile)
+        return _check_tables(store, places.data_root)
+    profile, failures = load_profile(arguments.profile), list[Exception]()
+    if arguments.train or arguments.dry_run:
+        categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
+        suite = suite_runs(profile, places.data_root, categories=categories, seeds=seeds)
+        print(describe_suite(suite, store), file=sys.stderr)
+        if arguments.dry_run:
+            return 0
+        runs = list(dict.fromkeys(run for runs in suite.values() for run in runs))
+        failures = do_work(sort_work(runs, places, store, asked_for=categories is not None), places, store)
+    index = Index.of_store(store)
     for name in table_names():
-        paths = write_table(build_from_store(name, profile, store, data_root), store.results)
+        paths = write_table(build_by_name(name, profile, index, places.data_root), store.results)
         print(f"{name}: {', '.join(str(path) for path in paths)}")
     _complain(store)
-    return 0
+    return _exit_status(failures)
+
+
+def _check_tables(store: Store, data_root: Path) -> int:
+    from anomaly_bench.tables.publish import stale_tables
+
+    stale = stale_tables(store, data_root)
+    for path in stale:
+        print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
+    _complain(store)
+    return 1 if stale or store.complaints else 0
 
 
 def list_command(arguments: Namespace) -> int:

@@ -71,10 +71,16 @@ def table_parser() -> ArgumentParser:
 
 
 def tables_parser() -> ArgumentParser:
-    parser = Parser(description="Build every table from the records there are; trains nothing.")
+    parser = Parser(description="Build every table from the records there are; trains nothing unless told to.")
     parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
+    parser.add_argument("--train", action="store_true", help="train what the tables need, each run once, then build")
+    parser.add_argument("--dry-run", action="store_true", help="count the runs that the tables need, and stop")
+    parser.add_argument("--categories", type=str | None, default=None, help="train only these, such as bottle,pill")
+    parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
+    add_cache(parser)
+    add_allow_unverified(parser)
     return parser
 
 

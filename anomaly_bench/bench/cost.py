@@ -5,19 +5,25 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import resource
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_bench import __version__
 from anomaly_bench.methods.base import DistillationMethod
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "scikit-image", "opencv-python", "pillow")
+LATENCY_WARM_UP, LATENCY_CALLS, LATENCY_SECONDS = 3, (8, 50), 0.5  # calls not counted; fewest and most; then enough
 OPTIONAL = ("mamba-ssm", "segment-anything")
 
 
@@ -28,16 +34,49 @@ def parameter_counts(method: DistillationMethod) -> dict[str, int]:
     return {"parameters_teacher": teacher, "parameters_student": everything - teacher}
 
 
+def multiply_accumulates(method: DistillationMethod, image_size: int) -> dict[str, int]:
+    """Of one image from input to stage maps; convolutions and matrix products are counted, nothing else.
+
+    `multiply_accumulates` has the teacher in it, `multiply_accumulates_student` not.
+    """
+    image = _one_image(method, image_size)
+    everything, teacher = _counted(method, method.stage_maps, image), _counted(method, method.teacher, image)
+    return {"multiply_accumulates": everything, "multiply_accumulates_student": everything - teacher}
+
+
 @torch.no_grad()
-def multiply_accumulates(method: DistillationMethod, image_size: int) -> int:
-    """Of one image from input to stage maps, teacher included; convolutions and matrix products are counted."""
+def _counted(method: DistillationMethod, call: Callable[[Tensor], object], image: Tensor) -> int:
+    with _in_evaluation(method), FlopCounterMode(display=False) as counter:
+        call(image)
+    return counter.get_total_flops() // 2  # PyTorch counts a multiplication and an addition apart
+
+
+@torch.no_grad()
+def latency(method: DistillationMethod, image_size: int) -> dict[str, float]:
+    """`seconds_latency`: median time from one image to its stage maps, teacher included, after calls that warm up."""
+    image, seconds = _one_image(method, image_size), list[float]()
+    with _in_evaluation(method):
+        while len(seconds) < LATENCY_CALLS[0] or (sum(seconds) < LATENCY_SECONDS and len(seconds) < LATENCY_CALLS[1]):
+            start = time.perf_counter()
+            method.stage_maps(image)
+            if image.is_cuda:
+                torch.cuda.synchronize(image.device)
+            seconds.append(time.perf_counter() - start)
+    return {"seconds_latency": statistics.median(seconds[LATENCY_WARM_UP:])}
+
+
+def _one_image(method: DistillationMethod, image_size: int) -> Tensor:
+    return torch.zeros(1, 3, image_size, image_size, device=next(method.parameters()).device)
+
+
+@contextmanager
+def _in_evaluation(method: DistillationMethod) -> Iterator[None]:
     was_training = method.training
     method.eval()
-    image = torch.zeros(1, 3, image_size, image_size, device=next(method.parameters()).device)
-    with FlopCounterMode(display=False) as counter:
-        method.stage_maps(image)
-    method.train(was_training)
-    return counter.get_total_flops() // 2  # PyTorch counts a multiplication and an addition apart
+    try:
+        yield
+    finally:
+        method.train(was_training)
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:

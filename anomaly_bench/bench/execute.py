@@ -22,7 +22,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save
 
 from anomaly_bench.bench.catalog import load_dataset, load_method
-from anomaly_bench.bench.cost import device_name, multiply_accumulates, parameter_counts, peak_memory, provenance
+from anomaly_bench.bench.cost import (
+    device_name,
+    latency,
+    multiply_accumulates,
+    parameter_counts,
+    peak_memory,
+    provenance,
+)
 from anomaly_bench.bench.evaluate import Evaluation, StageMaps, evaluate
 from anomaly_bench.bench.foreground import require_sam
 from anomaly_bench.bench.progress import Curves, Progress, TrainingDivergedError, say
@@ -178,13 +185,20 @@ def _train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: Anomaly
         "seconds_train": trained - start,
         "seconds_evaluate": evaluated - trained,
         "images_per_second_train": spec.protocol.epochs * len(data.train_pixels) / (trained - start),
-        "multiply_accumulates": multiply_accumulates(method, spec.protocol.image_size),
         "device": device_name(device),
+        **_latency(trainer, method, spec.protocol.image_size),
+        **multiply_accumulates(method, spec.protocol.image_size),
         **parameter_counts(method),
         **peak_memory(device),
     }
     student = {name: value.detach().cpu().contiguous() for name, value in method.student_state().items()}
     return TrainedRun(stage_maps, own, student, curves.as_csv(), cost)
+
+
+def _latency(trainer: Trainer, method: DistillationMethod, image_size: int) -> dict[str, float]:
+    method.to(trainer.strategy.root_device)  # from where Lightning took it when it was done
+    with trainer.precision_plugin.forward_context():  # the run's own precision
+        return latency(method, image_size)
 
 
 @contextmanager

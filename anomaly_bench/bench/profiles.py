@@ -19,6 +19,10 @@ class Profile:
         settings: values of the protocol and the subset that replace the method's own.
         seeds: seeds that a table trains where the user names none.
         dataset: stands in for every data set of a table, or None.
+        categories: those of the stand-in that a table uses, or () for all.
+        architectures: those that a table's rows may name beside the profile's own; None for any. A number of ResNet18
+            beside the label `WideResNet50` would be a lie, so the others' rows are left out.
+        untrained: networks that a table's rows name have random weights.
     """
 
     name: str
@@ -26,6 +30,16 @@ class Profile:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     dataset: str | None = None
+    categories: tuple[str, ...] = ()
+    architectures: frozenset[str] | None = None
+    untrained: bool = False
+
+    def named_network(self, name: str) -> str | None:
+        """What stands for a network that a table names, or None where this profile leaves it out."""
+        architecture = name.partition(".")[0]
+        if self.architectures is not None and architecture not in self.architectures:
+            return None
+        return f"{architecture}.random" if self.untrained else name
 
 
 PROFILES = {
@@ -39,6 +53,7 @@ PROFILES = {
             "pretrained one, 30 epochs, all else as in the paper",
             # A student that sees the image must be of another family than its teacher.
             {"teacher": "resnet18.tv_in1k", "student": "tf_efficientnet_lite0.in1k", "epochs": 30},
+            architectures=frozenset({"resnet18", "tf_efficientnet_lite0"}),
         ),
         Profile(
             "smoke",
@@ -53,6 +68,8 @@ PROFILES = {
                 "test_images": 24,
             },
             dataset="synthetic",
+            categories=("brick", "coins"),
+            untrained=True,
         ),
     )
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -23,6 +25,7 @@ PROTOCOL = typing.get_type_hints(Protocol) | {"student": str}
 EVALUATION = {name: hint for name, hint in typing.get_type_hints(EvalSpec).items() if name != "metrics_revision"}
 SUBSET = {"train_images": int | None, "test_images": int | None}
 NETWORKS = ("teacher", "student")
+SAME = "same"  # a student of the teacher's own structure
 # A network has one name in a run's identity, whatever shorthand was typed.
 NETWORK_ALIASES = {"tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k"}
 
@@ -52,19 +55,25 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 
 def typed(name: str, value: Any, annotation: Any) -> Any:
     """`value` (text, or data from YAML) as `annotation` says; raises UserError when it is not that."""
+    value = "null" if value is None else value  # YAML's, which jsonargparse would let through as it is
+    return _typed(name, value if isinstance(value, str) else json.dumps(value, default=str), isinstance(value, str), annotation)
+
+
+@cache  # building a parser takes longer than all the rest, and tables ask for the same values thousands of times
+def _typed(name: str, text: str, typed_in: bool, annotation: Any) -> Any:
+    """`text` is what was typed, or else data as JSON."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=annotation)
-    value = "null" if value is None else value  # YAML's, which jsonargparse would let through as it is
     try:
-        if isinstance(value, str):
-            parsed = parser.parse_args([f"--{name}={value}"])[name]
+        if typed_in:
+            parsed = parser.parse_args([f"--{name}={text}"])[name]
         else:
-            parsed = parser.parse_object({name: value})[name]
+            parsed = parser.parse_object({name: json.loads(text)})[name]
     except ArgumentError as error:
-        raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.") from error
+        raise UserError(f"{name} must be {readable(annotation)}, not '{text}'.") from error
     numbers = [part for part in (parsed if isinstance(parsed, tuple) else [parsed]) if isinstance(part, float)]
     if not all(math.isfinite(number) for number in numbers):
-        raise UserError(f"{name} must be {readable(annotation)}, not '{value}'.")
+        raise UserError(f"{name} must be {readable(annotation)}, not '{text}'.")
     return parsed + 0.0 if isinstance(parsed, float) else parsed  # -0.0 is 0.0, and must have its name
 
 
@@ -107,7 +116,7 @@ def resolve(
         values.setdefault("image_size", dataset.default_image_size)
     defaults = option_defaults(method)
     options = {name: value for name, value in _among(values, defaults).items() if value != defaults[name]}
-    protocol = replace(method.protocol, **_among(values, PROTOCOL))
+    protocol = _with_same_student(replace(method.protocol, **_among(values, PROTOCOL)))
     method.check(protocol, {**defaults, **options})
     spec = RunSpec(
         method=method_name,
@@ -121,6 +130,15 @@ def resolve(
         **_among(values, SUBSET),
     )
     return spec, _evaluation(method_name, _among(values, EVALUATION))
+
+
+def _with_same_student(protocol: Protocol) -> Protocol:
+    """`same` is the teacher's own network, `same.random` that network from scratch."""
+    if protocol.student == SAME:
+        return replace(protocol, student=protocol.teacher)
+    if protocol.student == f"{SAME}.random":
+        return replace(protocol, student=f"{protocol.teacher.partition('.')[0]}.random")
+    return protocol
 
 
 def own_evaluation(method_name: str) -> EvalSpec:

@@ -130,6 +130,13 @@ class Store:
                 if loaded is not None:
                     yield loaded
 
+    def read_scores(self, run_id: str, eval_id: str) -> str | None:
+        """The image scores of one evaluation, as CSV; None where they are gone."""
+        try:
+            return (self.folder(run_id) / f"scores-{eval_id}.csv").read_text(encoding="utf-8")
+        except OSError:
+            return None
+
     def _read(self, path: Path, parse: Callable[[dict[str, Any]], Entry]) -> Entry | None:
         try:
             entry = parse(json.loads(path.read_text(encoding="utf-8")))

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomaly_bench.bench.profiles import Profile
-from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Failure, Record
-from anomaly_bench.tables.plan import PlannedRun, cell_runs
+from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.store import Record
+from anomaly_bench.tables.index import Index
+from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure, Missing
+from anomaly_bench.tables.paired import Interval
+from anomaly_bench.tables.plan import LeftOutError, PlannedRun, cell_runs
 from anomaly_bench.tables.printed import NOTHING, PrintedCell, PrintedTable
 from anomaly_bench.tables.spec import Line, Query, TableSpec
 
-PERCENT = 100.0
+BySeed = dict[int, float]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell, in percent.
+    """One cell; its numbers are in `unit`.
 
     Attributes:
         printed: what the paper prints.
         measurable: whether this suite measures it at all, or only quotes it.
+        measure: what kind of number it is, None where it is only quoted.
         measured: mean over categories and seeds, or None with a `reason`.
-        std: standard deviation over seeds, or None with fewer than two.
+        std: standard deviation over seeds (of a cell relative to another: over all pairs), or None with fewer than two.
         seeds: seeds that are in, of `seeds_planned`.
         categories: categories that are in, of `categories_planned`.
         printed_over_same: the mean of what the paper prints for just these categories.
@@ -33,10 +37,14 @@ class Cell:
         reason: why nothing is measured.
         caveat: what is wrong with what is measured; such a cell has no difference.
         records: the runs behind it.
+        evaluation: the rule by which they were evaluated.
+        reference: name of the row or column that it is held against.
+        interval: the paired difference to that one, in fractions; None with fewer than three common seeds.
     """
 
     printed: PrintedCell = NOTHING
     measurable: bool = False
+    measure: Measure | None = None
     measured: float | None = None
     std: float | None = None
     seeds: tuple[int, ...] = ()
@@ -48,6 +56,27 @@ class Cell:
     reason: str = ""
     caveat: str = ""
     records: tuple[Record, ...] = ()
+    evaluation: EvalSpec | None = None
+    reference: str = ""
+    interval: Interval | None = None
+
+    @property
+    def unit(self) -> str:
+        return self.measure.unit if self.measure else self.printed.unit
+
+    @property
+    def status(self) -> str:
+        """`matches`, `below` or `above` (what is printed), `not compared`, `not measured`, or `quoted only`."""
+        if not self.measurable:
+            return "quoted only"
+        if self.measured is None:
+            return "not measured"
+        if self.difference is None:
+            return "not compared"
+        assert self.measure is not None
+        if self.measure.matches(self.measured, self.measured - self.difference):
+            return "matches"
+        return "below" if self.difference < 0 else "above"
 
 
 @dataclass(frozen=True)
@@ -65,28 +94,6 @@ class BuiltTable:
         return [used[run_id] for run_id in sorted(used)]
 
 
-@dataclass
-class Index:
-    """The store's content by what a cell can ask for."""
-
-    records: dict[RunSpec, list[Record]] = field(default_factory=dict)  # by spec without its seed
-    failures: dict[RunSpec, list[Failure]] = field(default_factory=dict)
-    revisions: dict[RunSpec, list[RunSpec]] = field(default_factory=dict)  # by spec without seed and revisions
-
-    @classmethod
-    def of(cls, loaded: Iterable[Record | Failure]) -> Index:
-        index = cls()
-        for entry in loaded:
-            if isinstance(entry, Failure):
-                index.failures.setdefault(entry.spec.any_seed(), []).append(entry)
-            else:
-                index.records.setdefault(entry.spec.any_seed(), []).append(entry)
-                index.revisions.setdefault(entry.spec.any_revision(), []).append(entry.spec)
-        for records in index.records.values():
-            records.sort(key=lambda record: record.spec.seed)
-        return index
-
-
 def build_table(table: TableSpec, profile: Profile, index: Index, printed: PrintedTable, data_root: Path) -> BuiltTable:
     """Fill every cell with what the paper prints and what the records say.
 
@@ -98,7 +105,26 @@ def build_table(table: TableSpec, profile: Profile, index: Index, printed: Print
         data_root: only asked for category names where a data set has no official list.
     """
     context = _Context(table, profile, index, printed, data_root)
-    return BuiltTable(table, profile, [[context.cell(row, column) for column in table.columns] for row in table.rows])
+    cells = {(row.name, column.name): context.cell(row, column) for row in table.rows for column in table.columns}
+    rows = [
+        [_against_reference(cells[row.name, column.name], row, column, cells, index) for column in table.columns]
+        for row in table.rows
+    ]
+    return BuiltTable(table, profile, rows)
+
+
+def _against_reference(cell: Cell, row: Line, column: Line, cells: dict[tuple[str, str], Cell], index: Index) -> Cell:
+    """With the paired difference to the cell of its row's reference, or else its column's."""
+    place = (row.reference, column.name) if row.reference else (row.name, column.reference)
+    other = cells.get(place)
+    if other is None or not (
+        cell.measure is other.measure is MEASURES["image_auroc"] and cell.records and other.records
+    ):
+        return cell
+    assert cell.evaluation is not None
+    assert other.evaluation is not None
+    interval = index.paired(cell.records, cell.evaluation, other.records, other.evaluation)
+    return replace(cell, reference=row.reference or column.reference, interval=interval)
 
 
 @dataclass(frozen=True)
@@ -114,46 +140,23 @@ class _Context:
         cell = Cell(printed=self.printed.get((row.printed, column.printed), NOTHING))
         if not query.measurable:
             return cell
-        runs = cell_runs(query, self.profile, self.data_root, table=self.table.name)
-        found = {run.spec.category: self._records(run, query) for run in runs}
-        there = {category: records for category, records in found.items() if records}
+        assert query.metric is not None
         cell = replace(
             cell,
             measurable=True,
-            categories=tuple(there),
-            categories_planned=len(runs),
+            measure=RELATIVE if query.partner else MEASURES[query.metric],
             seeds_planned=len(self.profile.seeds),
-            caveat=_caveat(there),
-            records=tuple(record for records in there.values() for record in records),
         )
-        if not there:
-            return replace(cell, reason=self._reason(runs, query))
-        return self._compared(_with_statistics(cell, there, runs[0].evaluation, query), row, column)
+        try:
+            runs = self._runs(query)
+            partners = self._runs(query.partner) if query.partner else None
+        except LeftOutError as left_out:
+            return replace(cell, reason=str(left_out))
+        filled = _fill(cell, query, runs, partners, self.index)
+        return filled if filled.measured is None else self._compared(filled, row, column)
 
-    def _records(self, run: PlannedRun, query: Query) -> list[Record]:
-        """The records of one category, all seeds, that hold the metric under the right evaluation."""
-        records = self.index.records.get(run.spec.any_seed(), [])
-        return [record for record in records if _metric(record, run.evaluation, query) is not None]
-
-    def _reason(self, runs: Sequence[PlannedRun], query: Query) -> str:
-        reasons = dict.fromkeys(self._why_missing(run, query) for run in runs)
-        return "; ".join(reasons)
-
-    def _why_missing(self, run: PlannedRun, query: Query) -> str:
-        assert query.metric is not None
-        for record in self.index.records.get(run.spec.any_seed(), []):
-            entry = record.evaluations.get(run.evaluation.eval_id)
-            if entry is not None:
-                return f"undefined: {entry['undefined'].get(query.metric, 'no such metric in the record')}"
-            own = record.evaluations[record.evaluation]["spec"]["metrics_revision"]
-            if own != run.evaluation.metrics_revision:
-                return f"stale: metrics revision {own}, now {run.evaluation.metrics_revision}"
-            return "not evaluated by this rule"
-        for failure in self.index.failures.get(run.spec.any_seed(), []):
-            return f"failed: {failure.reason}"
-        for old in self.index.revisions.get(run.spec.any_revision(), []):
-            return _stale(old, run.spec)
-        return "not run"
+    def _runs(self, query: Query) -> list[PlannedRun]:
+        return cell_runs(query, self.profile, self.data_root, table=self.table.name)
 
     def _compared(self, cell: Cell, row: Line, column: Line) -> Cell:
         """With the difference, where both sides are means over the same categories of the same data set."""
@@ -164,62 +167,91 @@ class _Context:
         if len(cell.categories) == cell.categories_planned:
             printed = cell.printed.value
         else:
-            printed = self._printed_over(cell.categories, column)
+            printed = self._printed_over(cell.categories, row, column)
             cell = replace(cell, printed_over_same=printed)
         if printed is None or cell.caveat or not (row.compare and column.compare):
             return cell
         return replace(cell, difference=measured - printed)
 
-    def _printed_over(self, categories: Sequence[str], column: Line) -> float | None:
-        """The mean of the column's printed values over some categories, where each has a row of its own."""
-        rows = {row.query.categories[0]: row for row in self.table.rows if len(row.query.categories) == 1}
-        cells = [
-            self.printed.get((rows[category].printed, column.printed), NOTHING) if category in rows else NOTHING
-            for category in categories
-        ]
+    def _printed_over(self, categories: Sequence[str], row: Line, column: Line) -> float | None:
+        """The mean of what is printed for some categories, where each has a row (or else column) of its own."""
+        cells = [self._printed_for(category, row, column) for category in categories]
         values = [cell.value for cell in cells if cell.value is not None]
         return statistics.fmean(values) if len(values) == len(categories) else None
 
+    def _printed_for(self, category: str, row: Line, column: Line) -> PrintedCell:
+        for line in self.table.rows if row.query.categories else self.table.columns:
+            there = (line, column) if row.query.categories else (row, line)
+            query = self.table.query(*there)
+            asked = self.table.query(row, column)
+            if query.categories == (category,) and query.metric == asked.metric:
+                return self.printed.get((there[0].printed, there[1].printed), NOTHING)
+        return NOTHING
 
-def _stale(old: RunSpec, new: RunSpec) -> str:
-    if old.method_revision != new.method_revision:
-        return f"stale: {new.method} revision {old.method_revision}, now {new.method_revision}"
-    return f"stale: {new.dataset} revision {old.data_revision}, now {new.data_revision}"
+
+def _fill(
+    cell: Cell, query: Query, runs: Sequence[PlannedRun], partners: Sequence[PlannedRun] | None, index: Index
+) -> Cell:
+    """With what the runs of a cell measured, category by category and seed by seed; or the reason for nothing."""
+    values: dict[str, BySeed] = {}
+    records: list[Record] = []
+    planned, reasons = len(runs), dict[str, None]()
+    for position, run in enumerate(runs):
+        try:
+            values[run.spec.category], used = _values(run, partners[position] if partners else None, query, index)
+            records += used
+        except Missing as missing:
+            planned -= missing.no_such_thing
+            reasons[missing.reason] = None
+    cell = replace(
+        cell,
+        categories=tuple(values),
+        categories_planned=planned,
+        caveat=_caveat(records),
+        records=tuple(records),
+        evaluation=runs[0].evaluation,
+    )
+    return (
+        _with_statistics(cell, values, paired=partners is not None)
+        if values
+        else replace(cell, reason="; ".join(reasons))
+    )
 
 
-def _metric(record: Record, evaluation: EvalSpec, query: Query) -> float | None:
+def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: Index) -> tuple[BySeed, list[Record]]:
+    """A category's values by seed, and the records behind them; raises Missing where there is none."""
     assert query.metric is not None
-    entry = record.evaluations.get(evaluation.eval_id)
-    value: float | None = entry["metrics"].get(query.metric) if entry else None
-    return value
-
-
-def _caveat(there: dict[str, list[Record]]) -> str:
-    """Names the categories of which images are missing: their numbers are not those of the data set."""
-    incomplete = [
-        category
-        for category, records in there.items()
-        if any(record.evidence["data"]["complete"] is False for record in records)
+    own = index.measured(run, query.metric)
+    if partner is None:
+        return {seed: value for seed, (value, _) in own.items()}, [record for _, record in own.values()]
+    other = index.measured(partner, query.metric)
+    pairs = [
+        seed
+        for seed in sorted(own.keys() & other.keys())
+        if own[seed][1].cost["device"] == other[seed][1].cost["device"]
     ]
+    if not pairs:
+        raise Missing("no pair of runs with one seed on one device")
+    ratios = {seed: 100 * (own[seed][0] / other[seed][0] - 1) for seed in pairs}
+    return ratios, [side[seed][1] for seed in pairs for side in (own, other)]
+
+
+def _caveat(records: Sequence[Record]) -> str:
+    """Names the categories of which images are missing: their numbers are not those of the data set."""
+    incomplete = dict.fromkeys(r.spec.category for r in records if r.evidence["data"]["complete"] is False)
     return f"on INCOMPLETE data ({', '.join(incomplete)}), so no difference is given" if incomplete else ""
 
 
-def _with_statistics(cell: Cell, there: dict[str, list[Record]], evaluation: EvalSpec, query: Query) -> Cell:
+def _with_statistics(cell: Cell, values: dict[str, BySeed], *, paired: bool) -> Cell:
     """Mean over categories, seed by seed, of the seeds that every category has; the spread is that of these seeds.
 
-    Where no seed is common to all categories there is a mean of each category's own, and no spread.
+    Where no seed is common to all categories there is a mean of each category's own, and no spread. A cell that is
+    `paired` with another has the spread of all its pairs.
     """
-    values = {
-        category: {
-            record.spec.seed: PERCENT * value
-            for record in records
-            if (value := _metric(record, evaluation, query)) is not None
-        }
-        for category, records in there.items()
-    }
     common = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
     by_seed = [statistics.fmean(values[category][seed] for category in values) for seed in common]
     if not common:
         by_seed = [statistics.fmean(statistics.fmean(seeds.values()) for seeds in values.values())]
-    std = statistics.stdev(by_seed) if len(by_seed) > 1 else None
+    spread = [value for seeds in values.values() for value in seeds.values()] if paired else by_seed
+    std = statistics.stdev(spread) if len(spread) > 1 else None
     return replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from anomaly_bench.bench.catalog import load_method
+from anomaly_bench.bench.resolve import NETWORKS, SAME
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable
@@ -21,8 +22,8 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
     if not records:
         return [*lines, ("Measured", "nothing yet; only the paper's numbers are shown")]
     lines += [
-        ("Teacher", _networks(records, "teacher")),
-        ("Student", _networks(records, "student")),
+        ("Teacher", _networks(built, "teacher")),
+        ("Student", _networks(built, "student")),
         ("Training", _list(_training(record) for record in records)),
         ("Seeds", _list(str(record.spec.seed) for record in records)),
         ("Categories", _categories(built)),
@@ -38,17 +39,34 @@ def _list(texts: Iterable[str]) -> str:
     return "; ".join(sorted(set(texts), key=lambda text: (len(text) if text.isdigit() else 0, text)))
 
 
-def _networks(records: list[Record], role: str) -> str:
+def _networks(built: BuiltTable, role: str) -> str:
     """The teachers, or the students with weights of their own; a stand-in is named with what it replaces, and where."""
     methods: dict[str, set[str]] = {}
-    for record in records:
-        if role in record.spec.protocol.networks:
-            name, own = _network(record, role), load_method(record.spec.method).protocol.networks[role]
-            substitute = "" if record.spec.protocol.networks[role] == own else f", a SUBSTITUTE for {own}"
-            methods.setdefault(name + substitute, set()).add(record.spec.method)
+    named = _named_networks(built)
+    for record in built.records:
+        networks = record.spec.protocol.networks
+        if role in networks:
+            own = load_method(record.spec.method).protocol.networks[role]
+            substitute = "" if networks[role] == own or networks[role] in named else f", a SUBSTITUTE for {own}"
+            methods.setdefault(_network(record, role) + substitute, set()).add(record.spec.method)
     return _list(
         text + (f" ({', '.join(sorted(users))})" if "SUBSTITUTE" in text else "") for text, users in methods.items()
     )
+
+
+def _named_networks(built: BuiltTable) -> set[str]:
+    """Those that the table's own rows or columns ask for: they stand in for nothing."""
+    spec = built.spec
+    options = [dict(spec.query(row, column).options) for row in spec.rows for column in spec.columns]
+    asked = {str(one[role]) for one in options for role in NETWORKS if role in one}
+    same = {name for record in built.records for name in _same(record)} if asked & {SAME, f"{SAME}.random"} else set()
+    return same | {network for name in asked if (network := built.profile.named_network(name)) is not None}
+
+
+def _same(record: Record) -> set[str]:
+    """What `same` and `same.random` mean in a run."""
+    teacher = record.spec.protocol.teacher
+    return {teacher, f"{teacher.partition('.')[0]}.random"}
 
 
 def _network(record: Record, role: str) -> str:
@@ -75,8 +93,9 @@ def _training(record: Record) -> str:
 
 def _categories(built: BuiltTable) -> str:
     singles = {record.spec.category for record in built.records}
-    named = {row.query.categories for row in built.spec.rows if len(row.query.categories) == 1} - {(ALL,)}
-    every = max(len(named), *(cell.categories_planned for row in built.cells for cell in row))
+    lines = (*built.spec.rows, *built.spec.columns)
+    named = {line.query.categories for line in lines if len(line.query.categories) == 1} - {(ALL,)}
+    every = max([len(named), *(cell.categories_planned for row in built.cells for cell in row)])
     return f"{len(singles)} of {every} measured: {', '.join(sorted(singles))}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import Profile
-from anomaly_bench.bench.resolve import resolve
+from anomaly_bench.bench.resolve import NETWORKS, SAME, resolve
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.spec import ALL, EXPERIMENTS, Query, TableSpec
@@ -22,30 +25,50 @@ class PlannedRun:
     evaluation: EvalSpec
 
 
-def query_categories(query: Query, data_root: Path) -> list[str]:
+class LeftOutError(UserError):
+    """The profile has no such variant, so the cell stays empty, which is no mistake of the user's."""
+
+
+def query_categories(query: Query, profile: Profile, data_root: Path) -> list[str]:
     """The categories of a cell, `all` spelled out; raises UserError for one that does not exist."""
     assert query.dataset is not None
     dataset = load_dataset(query.dataset)
     if query.categories == (ALL,):
-        return dataset.category_names(data_root)
+        return list(profile.categories) or dataset.category_names(data_root)
     for category in query.categories:
         dataset.check_category(data_root, category)
     return list(query.categories)
 
 
 def cell_runs(query: Query, profile: Profile, data_root: Path, *, table: str, seed: int = 0) -> list[PlannedRun]:
-    """The runs of one cell, one a category, for one seed."""
+    """The runs of one cell, one a category, for one seed; those that it is relative to are not among them.
+
+    Raises:
+        LeftOutError: the query names a network that the profile does not have.
+        UserError: an option, a value or a category is wrong; names the table's file and what is wrong.
+    """
     assert query.method is not None
     assert query.dataset is not None
+    settings = _with_named_networks(dict(query.options), profile)
     try:
         return [
-            PlannedRun(
-                *resolve(query.method, query.dataset, category, profile, seed=seed, settings=dict(query.options))
-            )
-            for category in query_categories(query, data_root)
+            PlannedRun(*resolve(query.method, query.dataset, category, profile, seed=seed, settings=settings))
+            for category in query_categories(query, profile, data_root)
         ]
     except UserError as error:
         raise UserError(f"{EXPERIMENTS / table}.yaml: {error}") from error
+
+
+def _with_named_networks(settings: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    for role in NETWORKS:
+        named = settings.get(role)
+        if named is None or str(named).partition(".")[0] == SAME:
+            continue
+        network = profile.named_network(named)
+        if network is None:
+            raise LeftOutError(f"left out of profile {profile.name}: needs {named}")
+        settings[role] = network
+    return settings
 
 
 def table_runs(
@@ -68,12 +91,12 @@ def table_runs(
     Raises:
         UserError: a category that the table does not have.
     """
-    queries = [table.query(row, column) for row in table.rows for column in table.columns]
+    asked = [table.query(row, column) for row in table.rows for column in table.columns]
+    queries = dict.fromkeys(part for query in asked for part in (query, query.partner) if part and part.measurable)
     runs: dict[PlannedRun, None] = {}
-    for seed in profile.seeds if seeds is None else seeds:
-        for query in queries:
-            if query.measurable:
-                runs.update(dict.fromkeys(cell_runs(query, profile, data_root, table=table.name, seed=seed)))
+    for seed, query in itertools.product(profile.seeds if seeds is None else seeds, queries):
+        with suppress(LeftOutError):
+            runs.update(dict.fromkeys(cell_runs(query, profile, data_root, table=table.name, seed=seed)))
     known = {run.spec.category for run in runs}
     for category in categories or ():
         if category not in known:

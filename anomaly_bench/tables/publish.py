@@ -9,22 +9,26 @@ from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.store import Store, replace_text
 from anomaly_bench.errors import UserError
-from anomaly_bench.tables.build import BuiltTable, Index, build_table
+from anomaly_bench.tables.build import BuiltTable, build_table
+from anomaly_bench.tables.index import Index
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.render import RENDERERS
 from anomaly_bench.tables.spec import TableSpec, load_table, table_names
+from anomaly_bench.tables.stand_in import on_stand_in
 
 
 def profile_table(name: str, profile: Profile, data_root: Path) -> TableSpec:
     """The table by name, on the profile's data set."""
-    stand_in = load_dataset(profile.dataset).category_names(data_root) if profile.dataset else []
-    return load_table(name).for_profile(profile, stand_in)
+    if profile.dataset is None:
+        return load_table(name)
+    categories = profile.categories or load_dataset(profile.dataset).category_names(data_root)
+    return on_stand_in(load_table(name), profile.dataset, categories)
 
 
-def build_from_store(name: str, profile: Profile, store: Store, data_root: Path) -> BuiltTable:
+def build_by_name(name: str, profile: Profile, index: Index, data_root: Path) -> BuiltTable:
     """The table as the store stands."""
     table = profile_table(name, profile, data_root)
-    return build_table(table, profile, Index.of(store), load_printed(name), data_root)
+    return build_table(table, profile, index, load_printed(name), data_root)
 
 
 def write_table(built: BuiltTable, results: Path) -> list[Path]:
@@ -48,14 +52,13 @@ def write_table(built: BuiltTable, results: Path) -> list[Path]:
 def stale_tables(store: Store, data_root: Path) -> list[Path]:
     """Files below `<results>/tables` that are not what the records give, those of stand-in data left out."""
     committed = [profile for profile in PROFILES.values() if profile.dataset is None]
-    stale = []
+    index, stale = Index.of_store(store), []
     for profile, name in itertools.product(committed, table_names()):
-        for suffix, render in RENDERERS.items():
-            path = _path(store.results, profile, name, suffix)
-            if path.exists():
-                built = build_from_store(name, profile, store, data_root)
-                if render(built) != path.read_text(encoding="utf-8"):
-                    stale.append(path)
+        paths = {suffix: _path(store.results, profile, name, suffix) for suffix in RENDERERS}
+        there = {suffix: path for suffix, path in paths.items() if path.exists()}
+        if there:
+            built = build_by_name(name, profile, index, data_root)
+            stale += [path for suffix, path in there.items() if RENDERERS[suffix](built) != path.read_text("utf-8")]
     return stale
 
 

@@ -24,19 +24,23 @@ class Grid:
 
 
 def lay_out(built: BuiltTable) -> Grid:
-    """A quoted column stays one; a measured one becomes printed, measured, difference."""
+    """A quoted column stays one; a measured one becomes printed, measured, difference.
+
+    Cells give their numbers in the title's unit, or each with its own where a table mixes several.
+    """
     spec, footnotes = built.spec, list[str]()
     parts = [_parts(built, index) for index in range(len(spec.columns))]
+    percent = {cell.unit for row in built.cells for cell in row} <= {"%", ""}
     rows = [
         [line.name, *(write(cell, footnotes) for cell, part in zip(cells, parts, strict=True) for _, write in part)]
         for line, cells in zip(spec.rows, built.cells, strict=True)
     ]
     return Grid(
-        title=f"{spec.name}: {spec.title}, in percent",
+        title=f"{spec.name}: {spec.title}" + (", in percent" if percent else ""),
         header=header_lines(built),
         columns=["", *(title for part in parts for title, _ in part)],
         rows=rows,
-        footnotes=[*footnotes, *spec.notes],
+        footnotes=[*footnotes, *_legend(built), *spec.notes],
     )
 
 
@@ -55,11 +59,36 @@ def _printed(cell: Cell, footnotes: list[str]) -> str:
 
 
 def _measured(cell: Cell, footnotes: list[str]) -> str:
-    if not cell.measurable:
+    if cell.measure is None:
         return ""
     if cell.measured is None:
         return f"({cell.reason})" if len(cell.reason) < 12 else "—" + _mark(cell.reason, footnotes)
-    text = f"{cell.measured:.2f}" + (f" ± {cell.std:.2f}" if cell.std is not None else "")
+    decimals = cell.measure.decimals
+    text = f"{cell.measured:.{decimals}f}" + (f" ± {cell.std:.{decimals}f}" if cell.std is not None else "")
+    return text + _sign(cell) + _mark("; ".join(_remarks(cell)), footnotes)
+
+
+def _sign(cell: Cell) -> str:
+    """Whether the difference to the reference holds: ` ▲`, ` ▼`, ` ○`, or nothing where no test was made."""
+    if cell.interval is None:
+        return ""
+    if not cell.interval.holds:
+        return " ○"
+    return " ▲" if cell.interval.difference > 0 else " ▼"
+
+
+def _legend(built: BuiltTable) -> list[str]:
+    tested = [cell for row in built.cells for cell in row if cell.interval is not None]
+    if not tested:
+        return []
+    references = ", ".join(sorted({cell.reference for cell in tested}))
+    return [
+        f"▲ above, ▼ below the reference ({references}), ○ no difference that holds: 95 % interval of the paired "
+        "difference in image AUROC, from a bootstrap over test images and seeds."
+    ]
+
+
+def _remarks(cell: Cell) -> list[str]:
     remarks = [cell.caveat] if cell.caveat else []
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
@@ -67,11 +96,14 @@ def _measured(cell: Cell, footnotes: list[str]) -> str:
         remarks.append(f"mean over {len(cell.categories)} of {cell.categories_planned} categories")
         if cell.printed_over_same is not None:
             remarks.append(f"the paper's own mean over these is {cell.printed_over_same:.2f}")
-    return text + _mark("; ".join(remarks), footnotes)
+    return remarks
 
 
 def _difference(cell: Cell, footnotes: list[str]) -> str:
-    return f"{cell.difference:+.2f}" if cell.difference is not None else ""
+    if cell.difference is None:
+        return ""
+    assert cell.measure is not None
+    return f"{cell.difference:+.{cell.measure.decimals}f} {cell.status}"
 
 
 def _mark(note: str, footnotes: list[str]) -> str:
@@ -96,40 +128,42 @@ def to_markdown(built: BuiltTable) -> str:
 
 
 CSV_COLUMNS = (
-    "row", "column", "printed_%", "measured_%", "std_%", "difference_points", "printed_over_same_categories_%",
+    "row", "column", "unit", "printed", "measured", "std", "difference", "status", "printed_over_same_categories",
+    "reference", "difference_to_reference", "low", "high",
     "seeds", "seeds_planned", "categories", "categories_planned", "runs", "reason", "note",
 )  # fmt: skip
 
 
 def to_csv(built: BuiltTable) -> str:
-    """One line a cell, numbers at full precision; lists are separated by spaces."""
+    """One line a cell, numbers at full precision in the cell's unit; lists are separated by spaces."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for row, cells in zip(built.spec.rows, built.cells, strict=True):
         for column, cell in zip(built.spec.columns, cells, strict=True):
-            numbers = (cell.measured, cell.std, cell.difference, cell.printed_over_same)
-            runs = " ".join(sorted(record.spec.run_id for record in cell.records))
-            counted = (
-                " ".join(map(str, cell.seeds)),
-                cell.seeds_planned,
-                " ".join(cell.categories),
-                cell.categories_planned,
-            )
-            reason = (cell.reason or cell.caveat) if cell.measurable else "quoted only"
-            writer.writerow(
-                [
-                    row.name,
-                    column.name,
-                    cell.printed.text,
-                    *map(_number, numbers),
-                    *counted,
-                    runs,
-                    reason,
-                    cell.printed.note,
-                ]
-            )
+            writer.writerow([row.name, column.name, *_csv_cell(cell)])
     return text.getvalue()
+
+
+def _csv_cell(cell: Cell) -> list[str | int]:
+    interval = cell.interval
+    bounds = [100 * bound for bound in (interval.difference, interval.low, interval.high)] if interval else []
+    return [
+        cell.unit,
+        cell.printed.text,
+        *map(_number, (cell.measured, cell.std, cell.difference)),
+        cell.status,
+        _number(cell.printed_over_same),
+        cell.reference,
+        *(map(_number, bounds) if bounds else [""] * 3),
+        " ".join(map(str, cell.seeds)),
+        cell.seeds_planned,
+        " ".join(cell.categories),
+        cell.categories_planned,
+        " ".join(sorted(record.spec.run_id for record in cell.records)),
+        cell.reason or cell.caveat,
+        cell.printed.note,
+    ]
 
 
 def _number(value: float | None) -> str:
@@ -139,6 +173,7 @@ def _number(value: float | None) -> str:
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "--", "<": r"$<$", ">": r"$>$",
+    "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$", "○": r"$\circ$", "→": r"$\rightarrow$",
 }  # fmt: skip
 
 
@@ -147,13 +182,13 @@ def _latex(text: str) -> str:
 
 
 def to_latex(built: BuiltTable) -> str:
-    r"""A booktabs `table*`, to be \input; needs \usepackage{booktabs,graphicx}."""
+    r"""A booktabs `table*`, to be \input; needs \usepackage{amssymb,booktabs,graphicx}."""
     grid = lay_out(built)
     rows = [" & ".join(map(_latex, row)) + r" \\" for row in grid.rows]
     notes = [f"[{number}] {_latex(note)}" for number, note in enumerate(grid.footnotes, start=1)]
     header = [rf"\textbf{{{_latex(label)}}}: {_latex(text)}." for label, text in grid.header]
     lines = [
-        r"% needs \usepackage{booktabs,graphicx}",
+        r"% needs \usepackage{amssymb,booktabs,graphicx}",
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_latex(grid.title)}}}",

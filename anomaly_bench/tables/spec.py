@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.bench.catalog import PACKAGE, dataset_names, method_names
-from anomaly_bench.bench.profiles import Profile
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.metrics import METRIC_KEYS
+from anomaly_bench.tables.measures import MEASURES
 from anomaly_bench.tables.yaml_lines import Mapping, load_mapping
 
 EXPERIMENTS = PACKAGE.parent / "experiments"
 ALL = "all"
-QUERY_KEYS = ("method", "options", "dataset", "categories", "metric")
-LINE_KEYS = ("name", "printed", "compare", *QUERY_KEYS)
-TABLE_KEYS = ("title", "runs", "rows", "columns", "notes")
+RUN_KEYS = ("method", "options", "dataset", "categories", "metric")
+LINE_KEYS = ("name", "printed", "compare", "reference", "relative_to", *RUN_KEYS)
+TABLE_KEYS = ("title", "runs", "rows", "columns", "notes", "sweep")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Query:
         options: options of the method, fields of its protocol or of its evaluation, by name.
         dataset: name of the data set.
         categories: their names, or ("all",).
-        metric: key of the metric.
+        metric: key of a metric or another measure, see `measures`.
+        relative_to: another question; the cell is then by how many percent its own answer is larger than that one's.
     """
 
     method: str | None = None
@@ -37,6 +37,7 @@ class Query:
     dataset: str | None = None
     categories: tuple[str, ...] = ()
     metric: str | None = None
+    relative_to: Query | None = None
 
     def over(self, other: Query) -> Query:
         """This query, with what it leaves open taken from `other`; options are put together."""
@@ -47,7 +48,16 @@ class Query:
             dataset=self.dataset or other.dataset,
             categories=self.categories or other.categories,
             metric=self.metric or other.metric,
+            relative_to=self.relative_to or other.relative_to,
         )
+
+    @property
+    def partner(self) -> Query | None:
+        """What `relative_to` asks, in full: a method that it names comes with none of this query's options."""
+        if self.relative_to is None:
+            return None
+        own = replace(self, relative_to=None, options=() if self.relative_to.method else self.options)
+        return self.relative_to.over(own)
 
     @property
     def measurable(self) -> bool:
@@ -63,17 +73,19 @@ class Line:
         printed: the label of the paper's row or column whose numbers stand beside ours, or "".
         query: its part of the question.
         compare: False where the printed number is of another kind than ours, so that a difference would mislead.
+        reference: name of the row or column that this one is held against by a paired test, or "".
     """
 
     name: str
     printed: str
     query: Query = field(default_factory=Query)
     compare: bool = True
+    reference: str = ""
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table of one paper, as its YAML says."""
+    """One table of one paper, as its YAML says; a sweep names the option that its rows step through."""
 
     name: str  # <paper>/<table>
     title: str
@@ -81,49 +93,18 @@ class TableSpec:
     columns: tuple[Line, ...]
     runs: Query
     notes: tuple[str, ...] = ()
+    sweep: str = ""
 
     def query(self, row: Line, column: Line) -> Query:
         """The cell's question."""
         return column.query.over(row.query).over(self.runs)
 
-    def for_profile(self, profile: Profile, categories: Sequence[str]) -> TableSpec:
-        """The same table on the profile's stand-in data set, whose `categories` replace the rows or columns of one.
-
-        The paper's rows name categories that the stand-in does not have: a number of `brick` beside the label
-        `Carpet` would be a lie.
-        """
-        if profile.dataset is None:
-            return self
-        rows = _stand_in(self.rows, categories)
-        columns = _stand_in([line for line in self.columns if self._measures(line)], categories)
-        return replace(
-            self,
-            title=f"{self.title}, here on the data set '{profile.dataset}'",
-            runs=replace(self.runs, dataset=profile.dataset),
-            rows=rows,
-            columns=columns,
-            notes=("No printed number is shown: none was measured on this data set.",),
-        )
-
-    def _measures(self, column: Line) -> bool:
-        return any(self.query(row, column).measurable for row in self.rows)
-
-
-def _stand_in(lines: Sequence[Line], categories: Sequence[str]) -> tuple[Line, ...]:
-    """Without printed numbers; lines of single categories become those of the stand-in."""
-    named = [line for line in lines if line.query.categories not in ((), (ALL,))]
-    kept = [replace(line, printed="", query=replace(line.query, dataset=None)) for line in lines if line not in named]
-    if not named:
-        return tuple(kept)
-    return (*(Line(name, "", Query(categories=(name,))) for name in categories), *kept)
-
 
 def table_names() -> list[str]:
-    """`<paper>/<table>` of every YAML below experiments/, sorted with numbers in order."""
-    files = EXPERIMENTS.glob("*/table*.yaml")
-    return sorted(
-        (f"{file.parent.name}/{file.stem}" for file in files), key=lambda name: (name.split("/")[0], len(name), name)
-    )
+    """`<paper>/<table>` of every YAML below experiments/, sorted with numbers in order, sweeps behind tables."""
+    files = [file for pattern in ("table*", "fig*") for file in EXPERIMENTS.glob(f"*/{pattern}.yaml")]
+    files.sort(key=lambda file: (file.parent.name, file.stem.startswith("fig"), len(file.stem), file.stem))
+    return [f"{file.parent.name}/{file.stem}" for file in files]
 
 
 def load_table(name: str) -> TableSpec:
@@ -151,7 +132,10 @@ def read_table(path: Path) -> TableSpec:
         columns=columns,
         runs=_query(plain["runs"]) if "runs" in plain else Query(),
         notes=tuple(str(note) for note in plain.get("notes", [])),
+        sweep=str(plain.get("sweep", "")),
     )
+    for key in ("rows", "columns"):
+        _check_references(plain[key], getattr(table, key))
     if not any(table.query(row, column).measurable for row in rows for column in columns):
         raise plain.wrong("no cell has method, dataset, categories and metric; say in rows, columns or runs.")
     return table
@@ -177,12 +161,22 @@ def _lines(plain: Mapping, key: str) -> tuple[Line, ...]:
             raise entry.wrong(f"{key} has '{name}' twice; rename one.")
         if not isinstance(entry.get("compare", True), bool):
             raise entry.wrong("compare must be true or false; correct it.")
-        lines.append(Line(name, str(entry.get("printed", name)), _query(entry), entry.get("compare", True)))
+        printed, reference = str(entry.get("printed", name)), str(entry.get("reference", ""))
+        lines.append(Line(name, printed, _query(entry), entry.get("compare", True), reference))
     return tuple(lines)
 
 
+def _check_references(entries: Sequence[Mapping], lines: Sequence[Line]) -> None:
+    names = [line.name for line in lines]
+    for entry, line in zip(entries, lines, strict=True):
+        if line.reference and line.reference not in names:
+            raise entry.wrong(
+                f"'{line.name}' has an unknown reference '{line.reference}'{nearest(line.reference, names)}"
+            )
+
+
 def _query(entry: Mapping) -> Query:
-    allowed = {"method": method_names(), "dataset": dataset_names(), "metric": METRIC_KEYS}
+    allowed = {"method": method_names(), "dataset": dataset_names(), "metric": MEASURES}
     for key, names in allowed.items():
         if key in entry and entry[key] not in names:
             raise entry.wrong(f"unknown {key} '{entry[key]}'{nearest(str(entry[key]), names)}")
@@ -192,8 +186,23 @@ def _query(entry: Mapping) -> Query:
         raise entry.wrong("options is a mapping of names to values; correct it.")
     return Query(
         method=entry.get("method"),
-        options=tuple(sorted(options.items())),
+        options=tuple(sorted((name, _frozen(value)) for name, value in options.items())),
         dataset=entry.get("dataset"),
         categories=(categories,) if isinstance(categories, str) else tuple(str(name) for name in categories),
         metric=entry.get("metric"),
+        relative_to=_partner(entry),
     )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _partner(entry: Mapping) -> Query | None:
+    if "relative_to" not in entry:
+        return None
+    partner = entry["relative_to"]
+    if not isinstance(partner, Mapping):
+        raise entry.wrong("relative_to is a mapping such as {method: rd}; correct it.")
+    _check_keys(partner, RUN_KEYS, required=())
+    return _query(partner)

@@ -90,11 +90,12 @@ def do_work(work: Work, places: Places, store: Store) -> list[Exception]:
         left = spent / number * (len(work.to_do) - number)
         auroc = obtained.record.evaluations[run.evaluation.eval_id]["metrics"]["image_auroc"]
         shown = "undefined" if auroc is None else f"{auroc:.4f}"
-        say(f"  {obtained.how}, image AUROC {shown}; {_duration(spent)} spent, about {_duration(left)} left")
+        say(f"  {obtained.how}, image AUROC {shown}; {duration(spent)} spent, about {duration(left)} left")
     return failures
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `3 min 20 s` or `7 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

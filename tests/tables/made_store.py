@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.resolve import resolve
-from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Record
 from anomaly_bench.data.mvtec import OFFICIAL
 from anomaly_bench.metrics import METRIC_KEYS
+from anomaly_bench.tables.plan import PlannedRun, table_runs
+from anomaly_bench.tables.scores import Scores
+from anomaly_bench.tables.spec import TableSpec
 
 CATEGORIES = list(OFFICIAL)
 WEIGHTS = {"file": "made-up.pth", "sha256": "0123456789abcdef" * 4, "source": "folder"}
@@ -51,3 +59,77 @@ def with_data(record: Record, **changes: Any) -> Record:
     """The same record with other evidence of its data."""
     data = record.evidence["data"] | changes
     return dataclasses.replace(record, evidence=record.evidence | {"data": data})
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeStore:
+    """Every run of one table, none trained: `percent` and `cost` say what a cell must then show.
+
+    A variant is a distinct training or evaluation, numbered in the order in which the table's rows and columns ask
+    for them; categories are numbered as their data set lists them. Percentages read VC.CMS: variant, category
+    (times 0.6), metric (times 0.05), seed (times 0.003).
+    """
+
+    records: list[Record]
+    variants: list[tuple[RunSpec, EvalSpec]]
+
+    def percent(self, run: PlannedRun, metric: str) -> float:
+        names = load_dataset(run.spec.dataset).category_names(Path())
+        number = self.variants.index(variant(run)), names.index(run.spec.category)
+        return 10 * number[0] + 0.6 * number[1] + 0.05 * METRIC_KEYS.index(metric) + 0.003 * run.spec.seed
+
+    def cost(self, run: PlannedRun) -> dict[str, Any]:
+        number = self.variants.index(variant(run)) + 1
+        return {
+            "parameters_student": 1_110_000 * number,
+            "multiply_accumulates_student": 2_220_000_000 * number,
+            "seconds_latency": 0.0333 * number,
+            "seconds_train": 1000.0 * number + run.spec.seed,
+            "seconds_evaluate": 1.0,
+            "device": "a made-up device",
+        }
+
+    def above_good(self, run: PlannedRun, size: int) -> int:
+        """How many of 100 defects of a size (0, 1, 2) score higher than every good image."""
+        return 40 + 3 * load_dataset(run.spec.dataset).category_names(Path()).index(run.spec.category) + size
+
+    def scores_of(self, record: Record, evaluation: EvalSpec) -> Scores:
+        """One good image and 100 defects of each size, but for zipper none that is large."""
+        run = PlannedRun(record.spec, evaluation)
+        shares, scores = [0.0], [0.5]
+        for size, share in enumerate((0.01, 0.1, 0.5)):
+            if (record.spec.category, size) != ("zipper", 2):
+                shares += [share] * 100
+                scores += [0.9] * self.above_good(run, size) + [0.1] * (100 - self.above_good(run, size))
+        names = tuple(f"test/{index}.png" for index in range(len(scores)))
+        return Scores(names, np.array(shares) > 0, np.array(scores), np.array(shares))
+
+
+def variant(run: PlannedRun) -> tuple[RunSpec, EvalSpec]:
+    return dataclasses.replace(run.spec, seed=-1, category=""), run.evaluation
+
+
+def made_table_store(table: TableSpec, profile: Profile, *, seeds: Sequence[int] | None = None) -> MadeStore:
+    """Records of everything that `table` asks for, on complete data."""
+    runs = table_runs(table, profile, Path(), seeds=seeds)
+    made = MadeStore([], list(dict.fromkeys(variant(run) for run in runs)))
+    for spec in dict.fromkeys(run.spec for run in runs):
+        asked = [run for run in runs if run.spec == spec]
+        entries = {
+            run.evaluation.eval_id: {
+                "spec": run.evaluation.as_json(),
+                "metrics": {metric: made.percent(run, metric) / 100 for metric in METRIC_KEYS},
+                "undefined": {},
+            }
+            for run in asked
+        }
+        counts = {"train": 1, "test_good": 1, "test_defective": 1, "masks": 1}
+        data = {
+            "manifest_sha256": "00", "counts": counts, "official_counts": counts, "complete": True,
+            "image_sizes": [[9, 9]], "official_image_size": [9, 9], "resized": False,
+        }  # fmt: skip
+        evidence = dict.fromkeys(spec.protocol.weights_evidence.values(), WEIGHTS) | {"data": data}
+        provenance = {"versions": VERSIONS, "commit": None}
+        record = Record(spec, asked[0].evaluation.eval_id, entries, evidence, made.cost(asked[0]), provenance)
+        made.records.append(record)
+    return made

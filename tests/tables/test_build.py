@@ -10,8 +10,9 @@ import pytest
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Failure, Record
-from anomaly_bench.tables.build import Cell, Index, build_table
+from anomaly_bench.tables.build import Cell, build_table
 from anomaly_bench.tables.header import header_lines
+from anomaly_bench.tables.index import Index
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.spec import load_table
 from tests.tables.made_store import CATEGORIES, made_record, value, with_data

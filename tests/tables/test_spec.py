@@ -9,7 +9,8 @@ import pytest
 from anomaly_bench.bench.profiles import PROFILES
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.plan import table_runs
-from anomaly_bench.tables.spec import EXPERIMENTS, load_table, read_table, table_names
+from anomaly_bench.tables.spec import EXPERIMENTS, TableSpec, load_table, read_table, table_names
+from anomaly_bench.tables.stand_in import on_stand_in
 from anomaly_bench.tables.yaml_lines import load_mapping
 
 GOOD = """\
@@ -85,12 +86,51 @@ def test_categories_and_seeds_limit_the_runs(tmp_path: Path) -> None:
 
 
 def test_the_smoke_profile_replaces_rows_and_never_borrows_their_names(tmp_path: Path) -> None:
-    table = load_table("fmm_scsatt/table1").for_profile(PROFILES["smoke"], ["brick", "coins"])
+    table = on_stand_in(load_table("fmm_scsatt/table1"), "synthetic", ["brick", "coins"])
     assert [row.name for row in table.rows] == ["brick", "coins", "Mean"]
     assert [column.name for column in table.columns] == ["RD", "Ours"]
     assert {line.printed for line in (*table.rows, *table.columns)} == {""}
     runs = table_runs(table, PROFILES["smoke"], tmp_path)
     assert {run.spec.dataset for run in runs} == {"synthetic"}
+
+
+def test_categories_on_both_axes_keep_their_measures_on_a_stand_in() -> None:
+    btad = on_stand_in(load_table("dlkd/table3"), "synthetic", ["brick", "coins"])
+    assert [row.name for row in btad.rows] == ["DLKD"], "what is only quoted is left out"
+    asked = {(line.query.categories, line.query.metric) for line in btad.columns}
+    for category in ("brick", "coins"):
+        assert {metric for categories, metric in asked if categories == (category,)} >= {"image_auroc", "pixel_auroc"}
+    assert len({line.name for line in btad.columns}) == len(btad.columns)
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_no_variant_is_lost_on_a_stand_in(name: str) -> None:
+    def variants(table: TableSpec) -> set[tuple[object, ...]]:
+        queries = [table.query(row, column) for row in table.rows for column in table.columns]
+        return {(query.method, query.options, query.metric, query.relative_to) for query in queries if query.measurable}
+
+    whole = load_table(name)
+    assert variants(on_stand_in(whole, "synthetic", ["brick"])) == variants(whole)
+
+
+def test_a_row_that_names_a_larger_network_is_left_out_of_lite(tmp_path: Path) -> None:
+    table = load_table("fmm_scsatt/table4")
+    runs = table_runs(table, PROFILES["lite"], tmp_path, categories=["bottle"])
+    assert {run.spec.protocol.teacher for run in runs} == {"resnet18.tv_in1k"}
+    smoke = on_stand_in(table, "synthetic", ["brick"])
+    named = {run.spec.protocol.teacher for run in table_runs(smoke, PROFILES["smoke"], tmp_path)}
+    assert named == {"resnet18.random", "resnet50.random", "wide_resnet50_2.random"}
+
+
+def test_an_unknown_reference_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "fmm_scsatt" / "table9.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        "title: T\nruns: {dataset: mvtec, categories: all, metric: image_auroc}\n"
+        "rows:\n  - {name: A, method: rd}\n  - {name: B, method: rd, reference: Bb}\ncolumns:\n  - {name: C}\n"
+    )
+    with pytest.raises(UserError, match=r"table9.yaml:5: 'B' has an unknown reference 'Bb'; choose one of: A, B"):
+        read_table(path)
 
 
 def numbers(value: object) -> list[object]:

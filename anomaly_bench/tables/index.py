@@ -1,0 +1,130 @@
+"""The store's content by what a cell can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.store import Failure, Record, Store
+from anomaly_bench.tables.measures import MEASURES, Missing, ScoresOf
+from anomaly_bench.tables.paired import Interval, paired_interval
+from anomaly_bench.tables.plan import PlannedRun
+from anomaly_bench.tables.scores import Scores, read_scores
+
+LEAST_SEEDS = 3  # below, a paired test says nothing
+
+
+def no_scores(_: Record, __: EvalSpec) -> Scores | None:
+    """For a store without scores."""
+    return None
+
+
+@dataclass
+class Index:
+    """Records and failures, sorted by seed.
+
+    Attributes:
+        records: by spec without its seed.
+        failures: by spec without its seed.
+        revisions: specs by themselves without seed and revisions.
+        scores_of: finds the image scores of a record's evaluation.
+    """
+
+    records: dict[RunSpec, list[Record]] = field(default_factory=dict)
+    failures: dict[RunSpec, list[Failure]] = field(default_factory=dict)
+    revisions: dict[RunSpec, list[RunSpec]] = field(default_factory=dict)
+    scores_of: ScoresOf = no_scores
+
+    @classmethod
+    def of(cls, loaded: Iterable[Record | Failure], scores_of: ScoresOf = no_scores) -> Index:
+        index = cls(scores_of=scores_of)
+        for entry in loaded:
+            if isinstance(entry, Failure):
+                index.failures.setdefault(entry.spec.any_seed(), []).append(entry)
+            else:
+                index.records.setdefault(entry.spec.any_seed(), []).append(entry)
+                index.revisions.setdefault(entry.spec.any_revision(), []).append(entry.spec)
+        for records in index.records.values():
+            records.sort(key=lambda record: record.spec.seed)
+        return index
+
+    @classmethod
+    def of_store(cls, store: Store) -> Index:
+        """Of everything in it; scores are read when they are asked for, each once."""
+        read: dict[tuple[str, str], Scores | None] = {}
+
+        def scores_of(record: Record, evaluation: EvalSpec) -> Scores | None:
+            key = (record.spec.run_id, evaluation.eval_id)
+            if key not in read:
+                read[key] = _scores(store, *key)
+            return read[key]
+
+        return cls.of(store, scores_of)
+
+    def measured(self, run: PlannedRun, metric: str) -> dict[int, tuple[float, Record]]:
+        """By seed: the value and the record that it is from.
+
+        Raises:
+            Missing: no record has it; says why.
+        """
+        found, missing = dict[int, tuple[float, Record]](), list[Missing]()
+        for record in self.records.get(run.spec.any_seed(), []):
+            try:
+                value = MEASURES[metric].read(record, run.evaluation, self.scores_of)
+                found[record.spec.seed] = (value, record)
+            except Missing as reason:
+                missing.append(reason)
+        if found:
+            return found
+        raise missing[0] if missing else Missing(self._why_not_run(run))
+
+    def _why_not_run(self, run: PlannedRun) -> str:
+        for failure in self.failures.get(run.spec.any_seed(), []):
+            return f"failed: {failure.reason}"
+        for old in self.revisions.get(run.spec.any_revision(), []):
+            return _stale(old, run.spec)
+        return "not run"
+
+    def paired(
+        self, side: Sequence[Record], evaluation: EvalSpec, other: Sequence[Record], rule: EvalSpec
+    ) -> Interval | None:
+        """The paired difference in image AUROC, over the categories and seeds that both sides have.
+
+        None where these are fewer than `LEAST_SEEDS` seeds, the categories are not the same, or scores are gone.
+        """
+        ours, theirs = _by_place(side), _by_place(other)
+        categories = sorted({category for category, _ in ours})
+        seeds = sorted(
+            set.intersection(*({s for c, s in ours.keys() & theirs.keys() if c == name} for name in categories))
+        )
+        if categories != sorted({category for category, _ in theirs}) or len(seeds) < LEAST_SEEDS:
+            return None
+        pairs = [
+            [
+                (self.scores_of(ours[category, seed], evaluation), self.scores_of(theirs[category, seed], rule))
+                for seed in seeds
+            ]
+            for category in categories
+        ]
+        known = [[(a, b) for a, b in by_seed if a is not None and b is not None] for by_seed in pairs]
+        return paired_interval(known) if known == pairs else None
+
+
+def _scores(store: Store, run_id: str, eval_id: str) -> Scores | None:
+    text = store.read_scores(run_id, eval_id)
+    try:
+        return None if text is None else read_scores(text)
+    except ValueError as error:
+        store.complaints.append(f"the scores of run {run_id} are broken ({error}) and not used; run it --again.")
+        return None
+
+
+def _by_place(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
+    return {(record.spec.category, record.spec.seed): record for record in records}
+
+
+def _stale(old: RunSpec, new: RunSpec) -> str:
+    if old.method_revision != new.method_revision:
+        return f"stale: {new.method} revision {old.method_revision}, now {new.method_revision}"
+    return f"stale: {new.dataset} revision {old.data_revision}, now {new.data_revision}"

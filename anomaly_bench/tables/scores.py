@@ -1,0 +1,97 @@
+"""The scores of one evaluation read back from `scores-<eval>.csv`, and the image AUROC of one defect size.
+
+Paper       AST-MFR, Table 3: defects are small, middle or large by the anomalous part of the image's pixels.
+Sizes       small [0, 0.05), middle [0.05, 0.2], large (0.2, 1], of the pixels at the original size. The paper states
+            neither to which size the limits themselves belong nor at which resolution it measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_bench.metrics.ranking import auroc, rank_scores
+
+Size = Literal["small", "middle", "large"]
+
+SMALL_BELOW, LARGE_ABOVE = 0.05, 0.2
+COLUMNS = ("path", "label", "score", "share_original")  # of those in the file, the ones read here
+LABELS = {"0": False, "1": True}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one evaluation says of each of its N test images.
+
+    Attributes:
+        names: N of them, in the order of the file.
+        labels: (N,) True for anomalous.
+        scores: (N,) finite, higher is more anomalous.
+        shares: (N,) anomalous part of the pixels at the original size, in [0, 1]; NaN where nobody knows.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+
+def read_scores(text: str) -> Scores:
+    """The inverse of what `bench.evaluate` writes, bit by bit.
+
+    Raises:
+        ValueError: the text is not such a file; one sentence, with the line.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise ValueError(f"line 1 must name the columns {', '.join(COLUMNS)}.")
+        images = [_image(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} is not CSV ({error}).") from error
+    if not images:
+        raise ValueError("there is no image below line 1.")
+    names, labels, scores, shares = zip(*images, strict=True)
+    return Scores(names, np.array(labels), np.array(scores), np.array(shares))
+
+
+def _image(row: dict[str | Any, str | Any], line: int) -> tuple[str, bool, float, float]:
+    """Name, label, score and share of one line."""
+    try:
+        if None in row or None in row.values():  # how DictReader marks too many values, and too few
+            raise ValueError("its number of values is not that of line 1")
+        label, score = LABELS[row["label"]], float(row["score"])
+        share = float(row["share_original"]) if row["share_original"] else None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"line {line} is not that of a scored image ({error}).") from None
+    if not math.isfinite(score) or (share is not None and not 0 <= share <= 1):
+        raise ValueError(f"line {line} has the score {score} and the share {share}: out of range.")
+    return row["path"], label, score, math.nan if share is None else share
+
+
+def auroc_of_size(scores: Scores, size: Size) -> float | str:
+    """Image AUROC of the anomalous images with defects of one size against all good ones (AST-MFR, Table 3).
+
+    Returns:
+        A fraction in [0, 1], or why there is none: `no masks, so no defect sizes`, `no such defects` or
+        `no good test image`.
+    """
+    # One image of unknown size could belong to any of the three, so none of them is known.
+    if np.isnan(scores.shares[scores.labels]).any():
+        return "no masks, so no defect sizes"
+    chosen = scores.scores[scores.labels & _of_size(scores.shares, size)]
+    good = np.sort(scores.scores[~scores.labels])
+    if not chosen.size:
+        return "no such defects"
+    return auroc(rank_scores(good, chosen)) if good.size else "no good test image"
+
+
+def _of_size(shares: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
+    small, large = shares < SMALL_BELOW, shares > LARGE_ABOVE
+    return {"small": small, "middle": ~small & ~large, "large": large}[size]
