@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def method_names() -> list[str]:
-    return _declaring("methods", "METHOD")
+    return list(_declaring("methods", "METHOD"))
 
 
 def dataset_names() -> list[str]:
-    return _declaring("data", "DATASET")
+    return list(_declaring("data", "DATASET"))
 
 
 def load_method(name: str) -> type[DistillationMethod]:
@@ -40,8 +41,9 @@ def load_dataset(name: str) -> type[AnomalyDataModule]:
     return dataset
 
 
+@cache
 def _declaring(package: str, variable: str) -> list[str]:
-    """Modules whose text assigns `variable` at top level: read, not imported, so that a list costs nothing."""
+    """Modules whose text assigns `variable` at top level: read once, not imported, so that a list costs nothing."""
     declaration = re.compile(rf"^{variable} = ", re.MULTILINE)
     files = sorted((PACKAGE / package).glob("*.py"))
     return [file.stem for file in files if declaration.search(file.read_text(encoding="utf-8"))]

@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -32,14 +32,19 @@ NETWORK_ALIASES = {"tf_efficientnet_lite0": "tf_efficientnet_lite0.in1k"}
 
 def option_types(method: type[DistillationMethod]) -> dict[str, Any]:
     """Type of every option of a method: the keyword-only arguments of its constructor."""
-    hints = typing.get_type_hints(method.__init__)
-    return {name: hints[name] for name in option_defaults(method)}
+    return {name: hint for name, (hint, _) in _keyword_only(method.__init__).items()}
 
 
 def option_defaults(method: type[DistillationMethod]) -> dict[str, Any]:
     """Default of every option of a method."""
-    parameters = inspect.signature(method.__init__).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return {name: default for name, (_, default) in _keyword_only(method.__init__).items()}
+
+
+@cache
+def _keyword_only(constructor: Callable[..., None]) -> dict[str, tuple[Any, Any]]:
+    """Type and default by name."""
+    hints, parameters = typing.get_type_hints(constructor), inspect.signature(constructor).parameters.values()
+    return {one.name: (hints[one.name], one.default) for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -56,7 +61,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 def typed(name: str, value: Any, annotation: Any) -> Any:
     """`value` (text, or data from YAML) as `annotation` says; raises UserError when it is not that."""
     value = "null" if value is None else value  # YAML's, which jsonargparse would let through as it is
-    return _typed(name, value if isinstance(value, str) else json.dumps(value, default=str), isinstance(value, str), annotation)
+    typed_in = isinstance(value, str)
+    return _typed(name, value if typed_in else json.dumps(value, default=str), typed_in, annotation)
 
 
 @cache  # building a parser takes longer than all the rest, and tables ask for the same values thousands of times

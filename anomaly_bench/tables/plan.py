@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,9 @@ def cell_runs(query: Query, profile: Profile, data_root: Path, *, table: str, se
     assert query.dataset is not None
     settings = _with_named_networks(dict(query.options), profile)
     try:
-        return [
-            PlannedRun(*resolve(query.method, query.dataset, category, profile, seed=seed, settings=settings))
-            for category in query_categories(query, profile, data_root)
-        ]
+        categories = query_categories(query, profile, data_root)
+        spec, evaluation = resolve(query.method, query.dataset, "", profile, seed=seed, settings=settings)
+        return [PlannedRun(replace(spec, category=category), evaluation) for category in categories]
     except UserError as error:
         raise UserError(f"{EXPERIMENTS / table}.yaml: {error}") from error
 
