@@ -9,7 +9,7 @@ TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-real lint format tables report benchmark
+.PHONY: menu setup smoke test test-real test-browser lint format tables report benchmark
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
@@ -35,6 +35,9 @@ test: $(READY)	## the tests
 
 test-real: $(READY)	## tests that train on real images; needs ANOMALY_BENCH_DATA and ANOMALY_BENCH_WEIGHTS
 	$(BIN)/pytest -m real
+
+test-browser: $(READY)	## tests of the report in a real browser; needs Chromium
+	$(BIN)/pytest -m browser
 
 lint: $(READY)	## check style and types, change nothing
 	$(BIN)/ruff check .
@@ -62,7 +65,7 @@ tables: $(READY)	## build every table from the records there are; trains nothing
 	$(BIN)/anomaly-bench tables --profile $(PROFILE) $(PLACES)
 
 report: $(READY)	## one HTML page with all tables and figures: results/report/index.html
-	$(BIN)/anomaly-bench report --profile $(PROFILE) $(PLACES)
+	$(BIN)/anomaly-bench report $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(PLACES)
 
 benchmark: $(READY)	## speed of the metrics, the scan and the loading (on bottle where DATA is given)
 	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv

@@ -22,6 +22,7 @@ from anomaly_bench.parsers import (
     data_parser,
     fetch_parser,
     list_parser,
+    report_parser,
     run_parser,
     score_parser,
     table_parser,
@@ -176,6 +177,32 @@ def _check_tables(store: Store, data_root: Path) -> int:
     return 1 if stale or store.complaints else 0
 
 
+def report_command(arguments: Namespace) -> int:
+    """`anomaly-bench report`."""
+    from anomaly_bench.bench.profiles import PROFILES, load_profile
+    from anomaly_bench.tables.figures.draw import draw_figures
+    from anomaly_bench.tables.index import Index
+    from anomaly_bench.tables.publish import build_by_name, write_table
+    from anomaly_bench.tables.report.write import write_report
+    from anomaly_bench.tables.spec import table_names
+
+    places, store = _places(arguments), _store(arguments)
+    asked = [load_profile(arguments.profile)] if arguments.profile else []
+    index, shown = Index.of_store(store), []
+    for profile in asked or [profile for profile in PROFILES.values() if profile.dataset is None]:
+        tables = [build_by_name(name, profile, index, places.data_root) for name in table_names()]
+        measured = any(built.records for built in tables)
+        if asked or measured or profile.name == "paper":
+            shown += tables
+            for built in tables:
+                write_table(built, store.results)
+        for sentence in draw_figures(tables, places, store) if measured else []:
+            print(sentence, file=sys.stderr)
+    _complain(store)
+    print(write_report(shown, store.results))
+    return 0
+
+
 def list_command(arguments: Namespace) -> int:
     """`anomaly-bench list`."""
     from anomaly_bench.listing import lines
@@ -238,6 +265,7 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "run": (run_parser, run_command),
     "table": (table_parser, table_command),
     "tables": (tables_parser, tables_command),
+    "report": (report_parser, report_command),
     "list": (list_parser, list_command),
     "data": (data_parser, data_command),
     "score": (score_parser, score_command),

@@ -84,6 +84,15 @@ def tables_parser() -> ArgumentParser:
     return parser
 
 
+def report_parser() -> ArgumentParser:
+    parser = Parser(description="One HTML page with all tables, figures and what does not reproduce; trains nothing.")
+    parser.add_argument("--profile", type=str | None, default=None,
+                        help="paper, lite or smoke; by default paper, and lite where it has runs")  # fmt: skip
+    add_cache(parser)
+    add_allow_unverified(parser)
+    return parser
+
+
 def list_parser() -> ArgumentParser:
     parser = Parser(description="What there is.")
     parser.add_argument("what", type=str, help=", ".join(LISTS))

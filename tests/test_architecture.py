@@ -27,7 +27,7 @@ ALLOWED = {
 def imported(package: str) -> set[str]:
     """Every module that the files of a package import, inside functions too."""
     found = set()
-    for file in (PACKAGE / package).glob("*.py"):
+    for file in (PACKAGE / package).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)

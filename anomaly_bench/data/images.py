@@ -13,6 +13,7 @@ Limit        Pillow refuses images above twice its `MAX_IMAGE_PIXELS`, 179 milli
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import threading
 import warnings
@@ -35,6 +36,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PIXELS_AT_ONCE = 150_000_000  # one image of 12000x12000; hundreds of the usual size
+READ_AT_ONCE = 64 * 2**20  # bytes of a file; a larger one is read as it is decoded
 COPIED_AT_MOST = PIXELS_AT_ONCE // 4  # a larger PNG is read by Pillow, row by row, and held once
 # By the EXIF tag's value: what makes the stored image the one that is shown.
 TURNS = {
@@ -107,7 +109,7 @@ def whole_image(path: Path) -> Iterator[Image.Image]:
     """
     with ExitStack() as held:
         with in_one_sentence(path):
-            file = held.enter_context(path.open("rb"))
+            file = held.enter_context(_opened(path))
             image: Image.Image = Image.open(file)
             orientation, plain = _orientation(image), _is_plain_png(image)
             copies = 2 if plain or orientation in TURNS else 1
@@ -118,6 +120,15 @@ def whole_image(path: Path) -> Iterator[Image.Image]:
             if orientation in TURNS:
                 image = image.transpose(TURNS[orientation])
         yield image
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, in memory where it is small: with every read from disk a thread lets go of Python's lock, and waits for
+    another one's decoder to give it back."""
+    if path.stat().st_size > READ_AT_ONCE:
+        return path.open("rb")
+    with path.open("rb", buffering=0) as file:
+        return io.BytesIO(file.read())
 
 
 def _is_plain_png(image: Image.Image) -> bool:

@@ -158,9 +158,7 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
         "a teacher has random weights: these numbers say nothing about the method": any(
             record.evidence["weights"]["source"] == "random" for record in records
         ),
-        "not the paper's protocol, see the lines above: a difference is no evidence against the paper": bool(
-            substituted
-        ),
+        "not the paper's protocol: a difference is no evidence against the paper": bool(substituted),
         "some data are incomplete, see Data": any(data["complete"] is False for data in evidence),
         "some images are resized copies, see Data": any(data["resized"] for data in evidence),
         "cells with one seed: differences under about 0.3 points are no evidence": any(

@@ -1,0 +1,1 @@
+"""Figures: heat-map sheets, score histograms and sweep curves. Nothing outside this folder loads matplotlib."""

@@ -1,0 +1,77 @@
+"""Every figure of a profile: sweeps from built tables, score histograms and heat-map sheets from their runs.
+
+Written below `<results>/figures/<profile>/`: `<paper>/<fig>.svg`, `scores/<data set>-<category>.svg` and
+`maps/<data set>-<category>.png`, the last of which git ignores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomaly_bench.bench.execute import Places
+from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.errors import UserError
+from anomaly_bench.tables.build import BuiltTable
+from anomaly_bench.tables.figures.histograms import MethodScores, score_histogram
+from anomaly_bench.tables.figures.sheets import heat_map_sheet
+from anomaly_bench.tables.figures.sweeps import sweep_curve
+from anomaly_bench.tables.scores import read_scores
+
+
+def draw_figures(tables: Sequence[BuiltTable], places: Places, store: Store) -> list[str]:
+    """All figures of one profile's tables; what could not be drawn, a sentence each.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    folder = places.results / "figures" / tables[0].profile.name
+    for built in tables:
+        if built.spec.sweep:
+            sweep_curve(built, built.spec.sweep, folder / f"{built.spec.name}.svg")
+    missing = list[str]()
+    for name, records in _by_category(tables).items():
+        missing += _draw_category(name, records, folder, places, store)
+    return missing
+
+
+def _by_category(tables: Sequence[BuiltTable]) -> dict[str, list[Record]]:
+    """`<data set>-<category>` to one run of every method there: with its defaults, or nearest to them; lowest seed."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in (record for built in tables for record in built.records):
+        spec = record.spec
+        methods = found.setdefault(f"{spec.dataset}-{spec.category}", {})
+        if spec.method not in methods or _distance(record) < _distance(methods[spec.method]):
+            methods[spec.method] = record
+    return {name: [methods[method] for method in sorted(methods)] for name, methods in sorted(found.items())}
+
+
+def _distance(record: Record) -> tuple[int, int, str]:
+    return len(record.spec.options), record.spec.seed, record.spec.run_id
+
+
+def _draw_category(name: str, records: Sequence[Record], folder: Path, places: Places, store: Store) -> list[str]:
+    scored = []
+    for record in records:
+        text = store.read_scores(record.spec.run_id, record.evaluation)
+        if text is not None:
+            scored.append(MethodScores(record.spec.method, read_scores(text), record.metrics["image_auroc"]))
+    if scored:
+        score_histogram(scored, f"Image scores, {name}, profile {folder.name}", folder / "scores" / f"{name}.svg")
+    comparable = [one for one in records if _shown_alike(one, records[0])]
+    try:
+        sheet = heat_map_sheet(comparable, places, store, folder / "maps" / f"{name}.png")
+    except UserError as error:
+        return [f"no heat maps of {name}: {error}"]
+    return [f"no heat maps of {name} by {label}: {reason}." for label, reason in sheet.left_out.items()]
+
+
+def _shown_alike(record: Record, other: Record) -> bool:
+    """A sheet shows one set of images, at one size and of one seed."""
+    mine, its = record.spec, other.spec
+    return (mine.seed, mine.protocol.image_size, mine.train_images, mine.test_images) == (
+        its.seed,
+        its.protocol.image_size,
+        its.train_images,
+        its.test_images,
+    )
