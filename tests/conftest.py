@@ -25,6 +25,14 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(autouse=True)
+def no_places_of_the_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests on real images look for data and weights where the user has them."""
+    if request.node.get_closest_marker("real") is None:
+        for name in ("DATA", "WEIGHTS", "RESULTS"):
+            monkeypatch.delenv(f"ANOMALY_BENCH_{name}", raising=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests leave the user's cache alone."""

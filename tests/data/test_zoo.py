@@ -140,10 +140,10 @@ def test_what_may_not_be_read_is_named_with_the_reason(
     for method in ("open", "iterdir"):
         permitted: Callable[..., Any] = getattr(Path, method)
 
-        def guarded(path: Path, *rest: Any, permitted: Callable[..., Any] = permitted) -> Any:
+        def guarded(path: Path, *rest: Any, permitted: Callable[..., Any] = permitted, **named: Any) -> Any:
             if path == forbidden:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            return permitted(path, *rest)
+            return permitted(path, *rest, **named)
 
         monkeypatch.setattr(Path, method, guarded)
     [report] = check_data_set(Folder, tmp_path)
