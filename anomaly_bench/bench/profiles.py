@@ -61,7 +61,7 @@ PROFILES = {
             {
                 "teacher": "tf_efficientnet_lite0.in1k",
                 "student": "resnet18.random",
-                "epochs": 10,
+                "epochs": 3,
                 "batch_size": 8,
                 "image_size": 128,
                 "train_images": 24,
