@@ -10,6 +10,7 @@ from anomaly_bench.bench.resolve import NETWORKS, SAME
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable
+from anomaly_bench.tables.measures import MEASURES, RELATIVE
 from anomaly_bench.tables.spec import ALL
 
 COMPARED_VERSIONS = ("anomaly-bench", "torch", "timm", "numpy", "pillow")
@@ -28,6 +29,7 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
         ("Seeds", _list(str(record.spec.seed) for record in records)),
         ("Categories", _categories(built)),
         ("Data", _data(records)),
+        ("Device", _devices(built)),
         ("Revisions", _list(_revisions(record) for record in records)),
         ("Versions", _list(_versions(record) for record in records)),
     ]
@@ -132,6 +134,12 @@ def _missing(data: dict[str, Any]) -> str:
     # Records from before there were checksums to compare have no such entry.
     unverified = ["files with other checksums than the official ones"] if data.get("verified") is False else []
     return ", ".join([*unverified, *parts])
+
+
+def _devices(built: BuiltTable) -> str:
+    """What times were measured on; nothing where the table has no times."""
+    timed = {MEASURES["latency"], MEASURES["seconds_train"], RELATIVE}
+    return _list(r.cost["device"] for row in built.cells for cell in row if cell.measure in timed for r in cell.records)
 
 
 def _revisions(record: Record) -> str:
