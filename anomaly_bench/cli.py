@@ -143,6 +143,7 @@ def tables_command(arguments: Namespace) -> int:
     from anomaly_bench.bench.profiles import load_profile
     from anomaly_bench.tables.index import Index
     from anomaly_bench.tables.publish import build_by_name, write_table
+    from anomaly_bench.tables.render import to_markdown
     from anomaly_bench.tables.spec import table_names
     from anomaly_bench.tables.suite import describe_suite, suite_runs
     from anomaly_bench.tables.train import do_work, sort_work
@@ -161,8 +162,10 @@ def tables_command(arguments: Namespace) -> int:
         failures = do_work(sort_work(runs, places, store, asked_for=categories is not None), places, store)
     index = Index.of_store(store)
     for name in table_names():
-        paths = write_table(build_by_name(name, profile, index, places.data_root), store.results)
-        print(f"{name}: {', '.join(str(path) for path in paths)}")
+        built = build_by_name(name, profile, index, places.data_root)
+        paths = write_table(built, store.results)
+        print(to_markdown(built))
+        print(f"{name}: {', '.join(str(path) for path in paths)}", file=sys.stderr)
     _complain(store)
     return _exit_status(failures)
 

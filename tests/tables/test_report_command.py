@@ -49,8 +49,12 @@ def test_what_the_tables_need_is_trained_once_and_shown(
     assert (tmp_path / "report" / "index.html").read_text() == first, "built twice it is the same"
 
 
-def test_with_nothing_at_hand_every_table_is_written_with_its_reasons(tmp_path: Path) -> None:
+def test_with_nothing_at_hand_every_table_is_printed_and_written_with_its_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["tables", "--data-root", str(tmp_path / "none"), "--results", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split(":")[0][2:] for line in shown.splitlines() if line.startswith("# ")] == spec.table_names()
     written = sorted(path.relative_to(tmp_path / "tables/paper") for path in (tmp_path / "tables/paper").rglob("*.md"))
     assert [str(path.with_suffix("")) for path in written] == sorted(spec.table_names())
     for path in (tmp_path / "tables/paper").rglob("*.csv"):
