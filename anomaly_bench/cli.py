@@ -199,7 +199,7 @@ def report_command(arguments: Namespace) -> int:
             shown += tables
             for built in tables:
                 write_table(built, store.results)
-        for sentence in draw_figures(tables, places, store) if measured else []:
+        for sentence in draw_figures(tables, index, places, store) if measured else []:
             print(sentence, file=sys.stderr)
     _complain(store)
     print(write_report(shown, store.results))

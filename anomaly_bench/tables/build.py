@@ -11,7 +11,7 @@ from anomaly_bench.bench.profiles import Profile
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record
 from anomaly_bench.tables.index import Index
-from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure, Missing
+from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure, MissingError
 from anomaly_bench.tables.paired import Interval
 from anomaly_bench.tables.plan import LeftOutError, PlannedRun, cell_runs
 from anomaly_bench.tables.printed import NOTHING, PrintedCell, PrintedTable
@@ -180,11 +180,11 @@ class _Context:
         return statistics.fmean(values) if len(values) == len(categories) else None
 
     def _printed_for(self, category: str, row: Line, column: Line) -> PrintedCell:
+        metric = self.table.query(row, column).metric
         for line in self.table.rows if row.query.categories else self.table.columns:
             there = (line, column) if row.query.categories else (row, line)
             query = self.table.query(*there)
-            asked = self.table.query(row, column)
-            if query.categories == (category,) and query.metric == asked.metric:
+            if query.categories == (category,) and query.metric == metric:
                 return self.printed.get((there[0].printed, there[1].printed), NOTHING)
         return NOTHING
 
@@ -200,7 +200,7 @@ def _fill(
         try:
             values[run.spec.category], used = _values(run, partners[position] if partners else None, query, index)
             records += used
-        except Missing as missing:
+        except MissingError as missing:
             planned -= missing.no_such_thing
             reasons[missing.reason] = None
     cell = replace(
@@ -211,15 +211,13 @@ def _fill(
         records=tuple(records),
         evaluation=runs[0].evaluation,
     )
-    return (
-        _with_statistics(cell, values, paired=partners is not None)
-        if values
-        else replace(cell, reason="; ".join(reasons))
-    )
+    if not values:
+        return replace(cell, reason="; ".join(reasons))
+    return _with_statistics(cell, values, paired=partners is not None)
 
 
 def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: Index) -> tuple[BySeed, list[Record]]:
-    """A category's values by seed, and the records behind them; raises Missing where there is none."""
+    """A category's values by seed, and the records behind them; raises MissingError where there is none."""
     assert query.metric is not None
     own = index.measured(run, query.metric)
     if partner is None:
@@ -231,7 +229,7 @@ def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: In
         if own[seed][1].cost["device"] == other[seed][1].cost["device"]
     ]
     if not pairs:
-        raise Missing("no pair of runs with one seed on one device")
+        raise MissingError("no pair of runs with one seed on one device")
     ratios = {seed: 100 * (own[seed][0] / other[seed][0] - 1) for seed in pairs}
     return ratios, [side[seed][1] for seed in pairs for side in (own, other)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Failure, Record, Store
-from anomaly_bench.tables.measures import MEASURES, Missing, ScoresOf
+from anomaly_bench.tables.measures import MEASURES, MissingError, ScoresOf
 from anomaly_bench.tables.paired import Interval, paired_interval
 from anomaly_bench.tables.plan import PlannedRun
 from anomaly_bench.tables.scores import Scores, read_scores
@@ -66,18 +66,18 @@ class Index:
         """By seed: the value and the record that it is from.
 
         Raises:
-            Missing: no record has it; says why.
+            MissingError: no record has it; says why.
         """
-        found, missing = dict[int, tuple[float, Record]](), list[Missing]()
+        found, missing = dict[int, tuple[float, Record]](), list[MissingError]()
         for record in self.records.get(run.spec.any_seed(), []):
             try:
                 value = MEASURES[metric].read(record, run.evaluation, self.scores_of)
                 found[record.spec.seed] = (value, record)
-            except Missing as reason:
+            except MissingError as reason:
                 missing.append(reason)
         if found:
             return found
-        raise missing[0] if missing else Missing(self._why_not_run(run))
+        raise missing[0] if missing else MissingError(self._why_not_run(run))
 
     def _why_not_run(self, run: PlannedRun) -> str:
         for failure in self.failures.get(run.spec.any_seed(), []):
@@ -91,7 +91,8 @@ class Index:
     ) -> Interval | None:
         """The paired difference in image AUROC, over the categories and seeds that both sides have.
 
-        None where these are fewer than `LEAST_SEEDS` seeds, the categories are not the same, or scores are gone.
+        None where these are fewer than `LEAST_SEEDS` seeds, the categories are not the same, scores are gone, or the
+        two sides (or a side's seeds) saw other images.
         """
         ours, theirs = _by_place(side), _by_place(other)
         categories = sorted({category for category, _ in ours})
@@ -108,7 +109,12 @@ class Index:
             for category in categories
         ]
         known = [[(a, b) for a, b in by_seed if a is not None and b is not None] for by_seed in pairs]
-        return paired_interval(known) if known == pairs else None
+        if any(len(by_seed) < len(seeds) for by_seed in known):
+            return None
+        try:
+            return paired_interval(known)
+        except ValueError:  # other images: the header warns of it
+            return None
 
 
 def _scores(store: Store, run_id: str, eval_id: str) -> Scores | None:

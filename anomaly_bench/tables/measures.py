@@ -1,7 +1,7 @@
 """What a cell can show of a run: its metrics, the image AUROC by size of defect, and what it cost.
 
 A measure takes a record, the evaluation that the cell asks for and that evaluation's scores, and gives a number in
-its unit, or raises `Missing` with the reason.
+its unit, or raises `MissingError` with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ScoresOf = Callable[[Record, EvalSpec], Scores | None]
 POINTS, SHARE = 0.3, 0.01
 
 
-class Missing(Exception):  # noqa: N818  (no error: a cell says why it is empty)
+class MissingError(Exception):
     """Why a record does not answer; `no_such_thing` where the data have nothing of what is asked about."""
 
     def __init__(self, reason: str, *, no_such_thing: bool = False) -> None:
@@ -53,7 +53,7 @@ class Measure:
 def _metric(name: str, record: Record, evaluation: EvalSpec, _: ScoresOf) -> float:
     value = _evaluated(record, evaluation)["metrics"].get(name)
     if value is None:
-        raise Missing(f"undefined: {_evaluated(record, evaluation)['undefined'].get(name, 'not in the record')}")
+        raise MissingError(f"undefined: {_evaluated(record, evaluation)['undefined'].get(name, 'not in the record')}")
     return 100 * float(value)
 
 
@@ -64,24 +64,24 @@ def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:
         return entry
     own = record.evaluations[record.evaluation]["spec"]["metrics_revision"]
     if own != evaluation.metrics_revision:
-        raise Missing(f"stale: metrics revision {own}, now {evaluation.metrics_revision}")
-    raise Missing("not evaluated by this rule")
+        raise MissingError(f"stale: metrics revision {own}, now {evaluation.metrics_revision}")
+    raise MissingError("not evaluated by this rule")
 
 
 def _of_size(size: Size, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
     _evaluated(record, evaluation)
     scores = scores_of(record, evaluation)
     if scores is None:
-        raise Missing("the run's scores are gone; use --again")
+        raise MissingError("the run's scores are gone; use --again")
     auroc = auroc_of_size(scores, size)
     if isinstance(auroc, str):
-        raise Missing(auroc, no_such_thing=auroc == "no such defects")
+        raise MissingError(auroc, no_such_thing=auroc == "no such defects")
     return 100 * auroc
 
 
 def _cost(name: str, scale: float, record: Record, _evaluation: EvalSpec, _: ScoresOf) -> float:
     if name not in record.cost:
-        raise Missing("not in the record, which is from before it was measured; use --again")
+        raise MissingError("not in the record, which is from before it was measured; use --again")
     return float(record.cost[name]) * scale
 
 

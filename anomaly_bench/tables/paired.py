@@ -49,6 +49,13 @@ class Interval:
         """Whether the interval leaves 0 out."""
         return not self.low <= 0 <= self.high
 
+    @property
+    def sign(self) -> str:
+        """▲ above, ▼ below, ○ no difference that holds."""
+        if not self.holds:
+            return "○"
+        return "▲" if self.difference > 0 else "▼"
+
 
 def paired_interval(pairs: Sequence[Sequence[SeedPair]], *, resamples: int = 1000, level: float = 0.95) -> Interval:
     """The mean difference in image AUROC between a variant and its reference, with its bootstrap interval.

@@ -65,16 +65,8 @@ def _measured(cell: Cell, footnotes: list[str]) -> str:
         return f"({cell.reason})" if len(cell.reason) < 12 else "—" + _mark(cell.reason, footnotes)
     decimals = cell.measure.decimals
     text = f"{cell.measured:.{decimals}f}" + (f" ± {cell.std:.{decimals}f}" if cell.std is not None else "")
-    return text + _sign(cell) + _mark("; ".join(_remarks(cell)), footnotes)
-
-
-def _sign(cell: Cell) -> str:
-    """Whether the difference to the reference holds: ` ▲`, ` ▼`, ` ○`, or nothing where no test was made."""
-    if cell.interval is None:
-        return ""
-    if not cell.interval.holds:
-        return " ○"
-    return " ▲" if cell.interval.difference > 0 else " ▼"
+    sign = f" {cell.interval.sign}" if cell.interval is not None else ""
+    return text + sign + _mark("; ".join(_remarks(cell)), footnotes)
 
 
 def _legend(built: BuiltTable) -> list[str]:

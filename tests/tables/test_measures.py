@@ -11,7 +11,7 @@ import pytest
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record
 from anomaly_bench.tables.index import no_scores
-from anomaly_bench.tables.measures import MEASURES, Missing
+from anomaly_bench.tables.measures import MEASURES, MissingError
 from anomaly_bench.tables.scores import Scores
 from tests.tables.made_store import made_record
 
@@ -37,7 +37,7 @@ def with_cost(**cost: Any) -> Record:
 )
 def test_costs_are_shown_in_the_papers_units(metric: str, key: str, in_record: float, shown: float) -> None:
     assert read(metric, with_cost(**{key: in_record})) == pytest.approx(shown)
-    with pytest.raises(Missing, match="from before it was measured"):
+    with pytest.raises(MissingError, match="from before it was measured"):
         read(metric, with_cost())
 
 
@@ -46,14 +46,14 @@ def test_sizes_of_defects_are_read_from_the_scores() -> None:
     scores = Scores(tuple("abcd"), shares > 0, np.array([0.5, 0.9, 0.1, 0.9]), shares)
     assert read("image_auroc_small", made_record("bottle"), scores) == 50.0
     assert read("image_auroc_middle", made_record("bottle"), scores) == 100.0
-    with pytest.raises(Missing) as missing:
+    with pytest.raises(MissingError) as missing:
         read("image_auroc_large", made_record("bottle"), scores)
     assert (missing.value.reason, missing.value.no_such_thing) == ("no such defects", True)
-    with pytest.raises(Missing) as missing:
+    with pytest.raises(MissingError) as missing:
         read("image_auroc_large", made_record("bottle"))
     assert (missing.value.reason, missing.value.no_such_thing) == ("the run's scores are gone; use --again", False)
     unknown = dataclasses.replace(scores, shares=np.full(4, np.nan))
-    with pytest.raises(Missing) as missing:
+    with pytest.raises(MissingError) as missing:
         read("image_auroc_small", made_record("bottle"), unknown)
     assert (missing.value.reason, missing.value.no_such_thing) == ("no masks, so no defect sizes", False)
 
@@ -61,7 +61,7 @@ def test_sizes_of_defects_are_read_from_the_scores() -> None:
 def test_another_rule_is_no_answer_even_for_sizes() -> None:
     other = EvalSpec(sigma=2.0)
     for metric in ("image_auroc", "image_auroc_small"):
-        with pytest.raises(Missing, match="not evaluated by this rule"):
+        with pytest.raises(MissingError, match="not evaluated by this rule"):
             MEASURES[metric].read(made_record("bottle"), other, no_scores)
 
 

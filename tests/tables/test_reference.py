@@ -64,6 +64,19 @@ def test_lost_scores_leave_the_test_out() -> None:
     assert all(cell.interval is None and cell.measured is not None for row in table.cells for cell in row)
 
 
+def test_sides_that_saw_other_images_are_not_tested_and_the_table_is_still_built() -> None:
+    made = made_table_store(load_table(NAME), PROFILES["paper"], seeds=(0, 1, 2))
+
+    def other_images(record: Record, rule: EvalSpec) -> Scores:
+        whole = scores(record, rule, better=True)
+        first = int(record.spec.seed == 2)  # one seed's data lack an image
+        return Scores(whole.names[first:], whole.labels[first:], whole.scores[first:], whole.shares[first:])
+
+    index = Index.of(made.records, other_images)
+    table = build_table(load_table(NAME), PROFILES["paper"], index, load_printed(NAME), Path())
+    assert all(cell.interval is None and cell.measured is not None for row in table.cells for cell in row)
+
+
 @pytest.mark.parametrize("name", table_names())
 def test_a_deleted_record_changes_the_cells_that_showed_it_and_no_other(name: str) -> None:
     table, printed = load_table(name), load_printed(name)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_bench.bench.execute import Places
+from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable
 from anomaly_bench.tables.figures.histograms import MethodScores, score_histogram
 from anomaly_bench.tables.figures.sheets import heat_map_sheet
 from anomaly_bench.tables.figures.sweeps import sweep_curve
-from anomaly_bench.tables.scores import read_scores
+from anomaly_bench.tables.index import Index
 
 
-def draw_figures(tables: Sequence[BuiltTable], places: Places, store: Store) -> list[str]:
-    """All figures of one profile's tables; what could not be drawn, a sentence each.
+def draw_figures(tables: Sequence[BuiltTable], index: Index, places: Places, store: Store) -> list[str]:
+    """All figures of one profile's tables; what could not be drawn, a sentence each. `index` is the store's.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -31,7 +32,8 @@ def draw_figures(tables: Sequence[BuiltTable], places: Places, store: Store) -> 
             sweep_curve(built, built.spec.sweep, folder / f"{built.spec.name}.svg")
     missing = list[str]()
     for name, records in _by_category(tables).items():
-        missing += _draw_category(name, records, folder, places, store)
+        _draw_scores(name, records, folder, index)
+        missing += _draw_maps(name, records, folder, places, store)
     return missing
 
 
@@ -50,14 +52,17 @@ def _distance(record: Record) -> tuple[int, int, str]:
     return len(record.spec.options), record.spec.seed, record.spec.run_id
 
 
-def _draw_category(name: str, records: Sequence[Record], folder: Path, places: Places, store: Store) -> list[str]:
+def _draw_scores(name: str, records: Sequence[Record], folder: Path, index: Index) -> None:
     scored = []
     for record in records:
-        text = store.read_scores(record.spec.run_id, record.evaluation)
-        if text is not None:
-            scored.append(MethodScores(record.spec.method, read_scores(text), record.metrics["image_auroc"]))
+        scores = index.scores_of(record, EvalSpec(**record.evaluations[record.evaluation]["spec"]))
+        if scores is not None:
+            scored.append(MethodScores(record.spec.method, scores, record.metrics["image_auroc"]))
     if scored:
         score_histogram(scored, f"Image scores, {name}, profile {folder.name}", folder / "scores" / f"{name}.svg")
+
+
+def _draw_maps(name: str, records: Sequence[Record], folder: Path, places: Places, store: Store) -> list[str]:
     comparable = [one for one in records if _shown_alike(one, records[0])]
     try:
         sheet = heat_map_sheet(comparable, places, store, folder / "maps" / f"{name}.png")

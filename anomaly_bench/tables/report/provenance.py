@@ -27,11 +27,12 @@ def spread(cell: Cell, decimals: int) -> str:
     return f"{cell.measured:.{decimals}f}{std}".replace("-", MINUS)
 
 
+VERDICTS = {"○": "no difference that holds", "▲": "above, and it holds", "▼": "below, and it holds"}
+
+
 def verdict(interval: Interval) -> tuple[str, str]:
     """A sign and the same in words."""
-    if not interval.holds:
-        return "○", "no difference that holds"
-    return ("▲", "above, and it holds") if interval.difference > 0 else ("▼", "below, and it holds")
+    return interval.sign, VERDICTS[interval.sign]
 
 
 def bounds(interval: Interval) -> str:
