@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from anomaly_bench.bench.foreground import foreground_masks, require_sam
-from anomaly_bench.bench.spec import EvalSpec
-from anomaly_bench.data.base import GroundTruth
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.data.base import AnomalyDataModule, GroundTruth
 from anomaly_bench.metrics import Panel, anomaly_panel
 from anomaly_bench.weights import WeightsFile
 
@@ -127,6 +127,17 @@ def evaluate(
     names = [sample.name for sample in ground_truth.samples]
     panel = anomaly_panel(maps, scores, ground_truth.labels, ground_truth.masks, names=names)
     return Evaluation(spec, panel, _scores_csv(ground_truth, scores), evidence)
+
+
+def evaluate_maps(
+    spec: RunSpec, stage_maps: StageMaps, data: AnomalyDataModule, evaluation: EvalSpec, *, weights_dir: Path | None
+) -> Evaluation:
+    """One evaluation of a run's maps."""
+    assert data.ground_truth is not None
+    assert data.test_pixels is not None
+    images = data.test_pixels.cpu().numpy()  # (N, H, W, 3)
+    size = spec.protocol.image_size
+    return evaluate(stage_maps, data.ground_truth, size, evaluation, images=images, weights_dir=weights_dir)
 
 
 def _scores_csv(ground_truth: GroundTruth, scores: NDArray[np.float32]) -> str:
