@@ -314,7 +314,7 @@ def test_networks_that_do_not_fit_end_in_a_sentence_before_any_training(
     def no_training(*_: object, **__: object) -> None:
         raise AssertionError("this must not train")
 
-    monkeypatch.setattr(execute_module, "_train_and_evaluate", no_training)
+    monkeypatch.setattr(execute_module, "train_and_evaluate", no_training)
     monkeypatch.setattr("anomaly_bench.weights._hub_answers", lambda: False)
     small = {"image_size": 32, "train_images": 2, "test_images": 2, **settings}
     spec = resolve(method, "synthetic", "brick", load_profile("smoke"), settings=small)[0]

@@ -19,6 +19,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from anomaly_bench.bench import execute as execute_module
+from anomaly_bench.bench import train as train_module
 from anomaly_bench.bench.catalog import load_method, method_names
 from anomaly_bench.bench.execute import Places, build_method, execute, find_networks, open_data
 from anomaly_bench.bench.profiles import load_profile
@@ -314,7 +315,7 @@ def test_evaluating_in_the_middle_changes_nothing_of_the_training_that_follows(
 ) -> None:
     spec = tiny(method, **DRAWING.get(method, {}), epochs=2)
     blind = run_in(tmp_path / "blind", spec, places)
-    monkeypatch.setattr(execute_module, "Curves", EvaluatingCurves)
+    monkeypatch.setattr(train_module, "Curves", EvaluatingCurves)
     monkeypatch.setattr(EvaluatingCurves, "looks", 0)
     assert run_in(tmp_path / "looking", spec, places) == blind
     assert EvaluatingCurves.looks == 2
