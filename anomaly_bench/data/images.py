@@ -3,7 +3,8 @@
 Beyond it    RD4AD only ever met upright PNGs of 8 bits. An image whose EXIF or XMP data say that it is to be turned is
              turned, as every viewer shows it and as its mask was drawn over it. 16 bits a channel are scaled to 8.
 Speed        A plain PNG is decoded by kornia-rs, in less than half of Pillow's time and to the same pixels: it is
-             lossless, so there is one right answer. Every other format, and every resize, is Pillow's.
+             lossless, so there is one right answer. It holds Python's lock meanwhile, and other threads resize. Every
+             other format, and every resize, is Pillow's, which lets go of the lock.
 Memory       A file is decoded whole, at its own size: a JPEG could be decoded smaller, but to other pixel values. All
              threads together hold `PIXELS_AT_ONCE` pixels, or one image that is larger: 4 bytes a pixel in Pillow, and
              as many again while one is turned, comes from kornia-rs or changes its mode.
@@ -38,6 +39,7 @@ Result = TypeVar("Result")
 PIXELS_AT_ONCE = 150_000_000  # one image of 12000x12000; hundreds of the usual size
 READ_AT_ONCE = 64 * 2**20  # bytes of a file; a larger one is read as it is decoded
 COPIED_AT_MOST = PIXELS_AT_ONCE // 4  # a larger PNG is read by Pillow, row by row, and held once
+PORTIONS = 32  # a thread takes so many portions of the work: each costs a switch of threads, and the last ones a wait
 # By the EXIF tag's value: what makes the stored image the one that is shown.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,8 +98,12 @@ BUDGET = PixelBudget(PIXELS_AT_ONCE)
 
 def parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`[function(item) for item in items]` on all cores: Pillow lets go of the interpreter while it decodes."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(function, items))
+    waiting, workers = list(items), os.cpu_count() or 1
+    length = max(1, len(waiting) // (PORTIONS * workers))
+    portions = [waiting[start : start + length] for start in range(0, len(waiting), length)]
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda portion: list(map(function, portion)), portions)
+        return [result for portion in done for result in portion]
 
 
 @contextmanager
@@ -193,7 +199,8 @@ def read_image(path: Path, size: int) -> DecodedImage:
 
 def square_rgb(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) uint8 from an image of mode L or RGB."""
-    return np.asarray(_square(image, size).convert("RGB"))
+    square = _square(image, size)
+    return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -221,15 +228,14 @@ def read_mask(path: Path, size: int) -> DecodedMask:
     """One mask: bilinear, then above one half is anomalous (RD4AD); its highest value, 1 or 255, is a whole."""
     with whole_image(path) as image, in_one_sentence(path):
         full_size, grey = (image.height, image.width), _as_grey(image)
-        counts = np.array(grey.histogram())
-        values = np.flatnonzero(counts)
+        values = np.asarray(grey)
         highest = max(int(values.max()), 1)
         whole = _scaled(np.arange(256), highest)
+        share = np.count_nonzero(values >= np.argmax(whole > 127)) / values.size
+        binary = np.count_nonzero(values == 0) + np.count_nonzero(values == highest) == values.size
         if highest < 255:
             grey = grey.point(whole.tolist())
-        share = float(counts[whole > 127].sum() / counts.sum())
-        binary = bool(np.isin(values, (0, highest)).all())
-        return DecodedMask(np.asarray(_square(grey, size)) > 127, full_size, share, binary)
+        return DecodedMask(np.asarray(_square(grey, size)) > 127, full_size, float(share), bool(binary))
 
 
 def _as_grey(image: Image.Image) -> Image.Image:

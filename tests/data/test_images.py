@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import to_tensor
 
-from anomaly_bench.data.images import full_size, manifest_sha256, read_image, read_mask
+from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image, read_mask
 from anomaly_bench.errors import UserError
 
 SIZES = [7, 16, 33]  # smaller than the file both ways, in between, larger both ways
@@ -91,6 +92,30 @@ def test_the_share_is_counted_at_full_size_even_where_the_small_mask_is_empty(tm
 def test_a_mask_of_more_than_two_values_is_not_binary(values: tuple[int, ...], binary: bool, tmp_path: Path) -> None:
     pixels = np.resize(np.array(values, dtype=np.uint8), (24, 20))
     assert read_mask(save(tmp_path / "mask.png", pixels), 8).binary is binary
+
+
+@pytest.mark.parametrize("highest", [1, 2, 3, 90, 127, 128, 254, 255])
+def test_the_share_counts_what_is_above_one_half_of_the_highest_value(highest: int, tmp_path: Path) -> None:
+    pixels = np.arange(highest + 1, dtype=np.uint8)[None].repeat(2, axis=0)
+    above = [value for value in range(highest + 1) if round(value * 255 / highest) > 127]
+    decoded = read_mask(save(tmp_path / "mask.png", pixels), 8)
+    assert decoded.share == len(above) / (highest + 1)
+    assert decoded.binary is (highest == 1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1000])
+def test_work_in_parallel_gives_its_results_in_order(count: int) -> None:
+    assert parallel(lambda number: number**2, iter(range(count))) == [number**2 for number in range(count)]
+
+
+def test_of_several_failures_in_parallel_the_first_one_in_order_is_raised() -> None:
+    def work(number: int) -> None:
+        if number >= 300:
+            time.sleep(0.05 * (number == 300))  # the others have failed by then
+            raise UserError(f"number {number}")
+
+    with pytest.raises(UserError, match=r"^number 300$"):
+        parallel(work, range(1000))
 
 
 def encoded(kind: str) -> bytes:
