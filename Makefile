@@ -9,7 +9,7 @@ TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-real test-browser lint format tables report benchmark
+.PHONY: menu setup smoke test test-real test-browser lint format tables report benchmark docs
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
@@ -67,7 +67,22 @@ tables: $(READY)	## build every table from the records there are; trains nothing
 report: $(READY)	## one HTML page with all tables and figures: results/report/index.html
 	$(BIN)/anomaly-bench report $(if $(filter file,$(origin PROFILE)),,--profile $(PROFILE)) $(PLACES)
 
-benchmark: $(READY)	## speed of the metrics, the scan and the loading (on bottle where DATA is given)
-	$(BIN)/python experiments/performance/metrics_panel.py --out results/performance/metrics_panel.csv
-	$(BIN)/python experiments/performance/selective_scan.py --out results/performance/selective_scan.csv
-	$(BIN)/python experiments/performance/loading.py $(if $(DATA),--data-root "$(DATA)" --dataset mvtec --category bottle) --out results/performance/loading.csv
+docs: $(READY)	## the API's pages from the docstrings: docs/api/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/pdoc --docformat google --template-directory docs/pdoc --output-directory docs/api anomaly_bench
+
+# An interpreter that has anomalib and adeval, where they are not beside this package: PEERS=folder/bin/python
+PEERS ?= $(BIN)/python
+PERFORMANCE := experiments/performance
+BOTTLE = $(if $(DATA),--data-root "$(DATA)" --dataset mvtec --category bottle)
+
+benchmark: $(READY)	## speed of everything, an hour on two cores (on bottle where DATA is given)
+	$(BIN)/python $(PERFORMANCE)/metrics_panel.py --out results/performance/metrics_panel.csv
+	PYTHONPATH=. $(PEERS) $(PERFORMANCE)/metrics_peers.py --out results/performance/metrics_peers.csv
+	$(BIN)/python $(PERFORMANCE)/selective_scan.py --out results/performance/selective_scan.csv
+	$(BIN)/python $(PERFORMANCE)/loading.py $(BOTTLE) --out results/performance/loading.csv
+	for method in rd fmm_scsatt ast_mfr variance_rd dlkd; do \
+	  $(BIN)/python $(PERFORMANCE)/train.py $(BOTTLE) --method $$method --anomalib-python $(PEERS) || exit 1; done
+	$(BIN)/python $(PERFORMANCE)/techniques.py --out results/performance/techniques.csv
+	$(BIN)/python $(PERFORMANCE)/latency.py --out results/performance/latency.csv
+	$(BIN)/python $(PERFORMANCE)/scaling.py --out results/performance/scaling.csv

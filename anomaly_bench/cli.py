@@ -7,21 +7,27 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from anomaly_bench import __version__
+from anomaly_bench.arguments import complain, places_of, store_of, watched
+from anomaly_bench.commands_use import export_command, predict_command
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.parsers import (
     LISTS,
     Parser,
     add_places,
     check_parser,
+    dashboard_parser,
     data_parser,
+    export_parser,
     fetch_parser,
     list_parser,
+    predict_parser,
     report_parser,
     run_parser,
     score_parser,
@@ -30,16 +36,9 @@ from anomaly_bench.parsers import (
 )
 
 if TYPE_CHECKING:
-    from anomaly_bench.bench.execute import Places
+    from anomaly_bench.bench.places import Places
+    from anomaly_bench.bench.spec import PlannedRun
     from anomaly_bench.bench.store import Store
-
-
-def _places(arguments: Namespace) -> Places:
-    from anomaly_bench.bench.execute import Places
-
-    weights = Path(arguments.weights_dir) if arguments.weights_dir else None
-    cache = None if arguments.cache_dir == "off" else Path(arguments.cache_dir)
-    return Places(Path(arguments.data_root), Path(arguments.results), weights, arguments.allow_unverified_data, cache)
 
 
 def run_command(arguments: Namespace) -> int:
@@ -52,17 +51,17 @@ def run_command(arguments: Namespace) -> int:
     spec, evaluation = resolve(
         arguments.method, arguments.dataset, arguments.category, profile, seed=arguments.seed, settings=settings
     )
-    from anomaly_bench.bench.execute import RunFailedError
     from anomaly_bench.bench.obtain import obtain
+    from anomaly_bench.bench.store import RunFailedError
 
-    store = _store(arguments)
+    store, places = store_of(arguments), watched(places_of(arguments), arguments, profile.name, {})
     try:
-        obtained = obtain(spec, evaluation, _places(arguments), store, again=arguments.again)
+        obtained = obtain(spec, evaluation, places, store, again=arguments.again)
     except RunFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        _complain(store)
+        complain(store)
     entry = obtained.record.evaluations[evaluation.eval_id]
     print(f"run {spec.run_id} ({spec.title}): {obtained.how}")
     _print_metrics(entry["metrics"], entry["undefined"])
@@ -77,17 +76,6 @@ def _print_metrics(metrics: dict[str, float | None], undefined: dict[str, str]) 
         print(f"  {name:<14}{'undefined: ' + undefined[name] if value is None else format(value, '.4f')}")
 
 
-def _store(arguments: Namespace) -> Store:
-    from anomaly_bench.bench.store import Store
-
-    return Store(Path(arguments.results))
-
-
-def _complain(store: Store) -> None:
-    for complaint in store.complaints:
-        print(f"warning: {complaint}", file=sys.stderr)
-
-
 def table_command(arguments: Namespace) -> int:
     """`anomaly-bench table`."""
     from anomaly_bench.bench.profiles import load_profile
@@ -95,33 +83,48 @@ def table_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.plan import table_runs
     from anomaly_bench.tables.publish import build_by_name, profile_table, write_table
     from anomaly_bench.tables.render import to_markdown
-    from anomaly_bench.tables.train import describe, do_work, sort_work
+    from anomaly_bench.tables.wandb_suite import publish_suite
 
-    profile, places, store = load_profile(arguments.profile), _places(arguments), _store(arguments)
+    profile, places, store = load_profile(arguments.profile), places_of(arguments), store_of(arguments)
     categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
-    table = profile_table(arguments.table, profile, places.data_root)
+    table = profile_table(arguments.table, profile, places.data_root, peers=arguments.peers)
     runs = table_runs(table, profile, places.data_root, categories=categories, seeds=seeds)
-    failures: list[Exception] = []
+    places = watched(places, arguments, profile.name, {table.name: runs})
+    status = 0
     if arguments.dry_run or not arguments.no_train:
-        work = sort_work(runs, places, store, asked_for=categories is not None)
-        print(f"{table.name}, profile {profile.name}: {describe(work)}", file=sys.stderr)
-        if arguments.dry_run:
-            return 0
-        failures = do_work(work, places, store)
-    built = build_by_name(table.name, profile, Index.of_store(store), places.data_root)
+        status = _train(arguments, runs, places, store, title=f"{table.name}, profile {profile.name}: ")
+    if arguments.dry_run:
+        return 0
+    built = build_by_name(table.name, profile, Index.of_store(store), places.data_root, peers=arguments.peers)
     paths = write_table(built, places.results)
-    _complain(store)
+    publish_suite([built], places.conduct.onlookers, places.results)
+    complain(store)
     print(to_markdown(built))
     print(f"written: {', '.join(str(path) for path in paths)}", file=sys.stderr)
-    return _exit_status(failures)
+    return status
 
 
-def _exit_status(failures: list[Exception]) -> int:
+def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, store: Store, *, title: str = "") -> int:
+    """Whatever of the runs is to do, or with --dry-run what that is; 1 where runs failed."""
+    from anomaly_bench.bench.launch.work import Job
+    from anomaly_bench.bench.resolve import parse_settings
+    from anomaly_bench.tables.train import Workers, describe, do_work, sort_work
+
+    asked_for, retry = arguments.categories is not None, arguments.retry_failed
+    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry)
+    print(title + describe(work), file=sys.stderr)
+    if arguments.dry_run:
+        return 0
+    slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
+    workers = Workers(arguments.launcher, arguments.workers, slurm)
+    shown = replace(places.conduct, show=workers.in_this_process)
+    job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry)
+    failures = do_work(work, job, workers)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    if any(isinstance(failure, UserError) for failure in failures):
-        return 2
-    return 1 if failures else 0
+    for failed in work.failed:
+        print(f"error: {failed.spec.title} failed before: {failed.reason}.", file=sys.stderr)
+    return 1 if failures or work.failed else 0
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -141,33 +144,36 @@ def _seeds(text: str | None) -> list[int] | None:
 def tables_command(arguments: Namespace) -> int:
     """`anomaly-bench tables`."""
     from anomaly_bench.bench.profiles import load_profile
+    from anomaly_bench.tables.build import BuiltTable
     from anomaly_bench.tables.index import Index
-    from anomaly_bench.tables.publish import build_by_name, write_table
+    from anomaly_bench.tables.publish import build_by_name, write_table, written_tables
     from anomaly_bench.tables.render import to_markdown
-    from anomaly_bench.tables.spec import table_names
     from anomaly_bench.tables.suite import describe_suite, suite_runs
-    from anomaly_bench.tables.train import do_work, sort_work
+    from anomaly_bench.tables.wandb_suite import publish_suite
 
-    places, store = _places(arguments), _store(arguments)
+    places, store = places_of(arguments), store_of(arguments)
     if arguments.check:
         return _check_tables(store, places.data_root)
-    profile, failures = load_profile(arguments.profile), list[Exception]()
+    profile, status, tables = load_profile(arguments.profile), 0, list[BuiltTable]()
+    places = watched(places, arguments, profile.name, {})
     if arguments.train or arguments.dry_run:
         categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
         suite = suite_runs(profile, places.data_root, categories=categories, seeds=seeds)
+        places = watched(places, arguments, profile.name, suite)
         print(describe_suite(suite, store), file=sys.stderr)
-        if arguments.dry_run:
-            return 0
         runs = list(dict.fromkeys(run for runs in suite.values() for run in runs))
-        failures = do_work(sort_work(runs, places, store, asked_for=categories is not None), places, store)
+        status = 0 if arguments.dry_run else _train(arguments, runs, places, store)
+    if arguments.dry_run:
+        return 0
     index = Index.of_store(store)
-    for name in table_names():
-        built = build_by_name(name, profile, index, places.data_root)
+    for name, peers in written_tables(profile, store.results):
+        tables.append(built := build_by_name(name, profile, index, places.data_root, peers=peers))
         paths = write_table(built, store.results)
         print(to_markdown(built))
         print(f"{name}: {', '.join(str(path) for path in paths)}", file=sys.stderr)
-    _complain(store)
-    return _exit_status(failures)
+    publish_suite(tables, places.conduct.onlookers, store.results)
+    complain(store)
+    return status
 
 
 def _check_tables(store: Store, data_root: Path) -> int:
@@ -176,7 +182,7 @@ def _check_tables(store: Store, data_root: Path) -> int:
     stale = stale_tables(store, data_root)
     for path in stale:
         print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
-    _complain(store)
+    complain(store)
     return 1 if stale or store.complaints else 0
 
 
@@ -188,8 +194,9 @@ def report_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.publish import build_by_name, write_table
     from anomaly_bench.tables.report.write import write_report
     from anomaly_bench.tables.spec import table_names
+    from anomaly_bench.tables.wandb_suite import publish_suite
 
-    places, store = _places(arguments), _store(arguments)
+    places, store = watched(places_of(arguments), arguments, "", {}), store_of(arguments)
     asked = [load_profile(arguments.profile)] if arguments.profile else []
     index, shown = Index.of_store(store), []
     for profile in asked or [profile for profile in PROFILES.values() if profile.dataset is None]:
@@ -201,8 +208,19 @@ def report_command(arguments: Namespace) -> int:
                 write_table(built, store.results)
         for sentence in draw_figures(tables, index, places, store) if measured else []:
             print(sentence, file=sys.stderr)
-    _complain(store)
+    complain(store)
     print(write_report(shown, store.results))
+    publish_suite(shown, places.conduct.onlookers, store.results)
+    return 0
+
+
+def dashboard_command(arguments: Namespace) -> int:
+    """`anomaly-bench dashboard`."""
+    from anomaly_bench.tables.dashboard import make_dashboard
+
+    default = Path(arguments.results) / "wandb" / "dashboard.json"
+    for line in make_dashboard(arguments.wandb, Path(arguments.out) if arguments.out else default):
+        print(line)
     return 0
 
 
@@ -212,10 +230,10 @@ def list_command(arguments: Namespace) -> int:
 
     if arguments.what not in LISTS:
         raise UserError(f"unknown list '{arguments.what}'{nearest(arguments.what, LISTS)}")
-    store = _store(arguments)
+    store = store_of(arguments)
     for line in lines(arguments.what, store):
         print(line)
-    _complain(store)
+    complain(store)
     return 0
 
 
@@ -269,9 +287,12 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "table": (table_parser, table_command),
     "tables": (tables_parser, tables_command),
     "report": (report_parser, report_command),
+    "dashboard": (dashboard_parser, dashboard_command),
     "list": (list_parser, list_command),
     "data": (data_parser, data_command),
     "score": (score_parser, score_command),
+    "predict": (predict_parser, predict_command),
+    "export": (export_parser, export_command),
 }
 
 

@@ -1,4 +1,4 @@
-"""`anomaly-bench list`: methods with their options, data sets, tables, runs."""
+"""`anomaly-bench list`: methods and peers with their options, data sets, tables, runs."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from anomaly_bench.bench.catalog import dataset_names, load_method, method_names
+from anomaly_bench.bench.catalog import dataset_names, load_method, method_names, peer_names
 from anomaly_bench.bench.spec import as_set
 from anomaly_bench.bench.store import Failure, Store
-from anomaly_bench.methods.options import OURS, RELEASED, STATED, option_sources
+from anomaly_bench.methods.options import OURS, STATED, option_sources
 
 if TYPE_CHECKING:
     from anomaly_bench.methods.base import DistillationMethod
 
 
 def lines(what: str, store: Store) -> Iterator[str]:
-    """The lines of one list, `methods`, `datasets`, `tables` or `runs`."""
+    """The lines of one list, `methods`, `peers`, `datasets`, `tables` or `runs`."""
     if what == "methods":
         for name in method_names():
             yield from _method(name)
         yield from _common()
+    elif what == "peers":
+        for name in peer_names():
+            yield from _method(name)
     elif what == "datasets":
         yield from dataset_names()
     elif what == "tables":
@@ -53,7 +56,7 @@ def _source(method: type[DistillationMethod], field: str) -> str:
     """Where a value of the protocol or of the evaluation comes from."""
     if field in method.stated:
         return f"{STATED}, the weights' release {OURS}" if field in ("teacher", "student") else STATED
-    return RELEASED if field in method.released else OURS
+    return method.released_by if field in method.released else OURS
 
 
 def _common() -> Iterator[str]:

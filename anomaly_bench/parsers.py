@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from platformdirs import user_cache_dir
 
-LISTS = ("methods", "datasets", "tables", "runs")
+LISTS = ("methods", "peers", "datasets", "tables", "runs")
 
 
 class Parser(ArgumentParser):
@@ -42,6 +43,40 @@ def add_cache(parser: ArgumentParser) -> None:
                         help="folder that keeps decoded images between runs (or ANOMALY_BENCH_CACHE)")  # fmt: skip
 
 
+def add_feature_cache(parser: ArgumentParser) -> None:
+    parser.add_argument("--no-feature-cache", dest="feature_cache", action="store_false",
+                        help="run the teacher in every epoch; slower, needs less memory, the same numbers")  # fmt: skip
+
+
+def add_wandb(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("--wandb", type=str, default="off", metavar="off|offline|online",
+                        help=f"log {what} with Weights & Biases, offline into the results folder")  # fmt: skip
+
+
+def add_onlookers(parser: ArgumentParser) -> None:
+    add_wandb(parser, "trainings and tables")
+    parser.add_argument("--logger", type=str, default="none", metavar="none|csv|tensorboard",
+                        help="one of Lightning's loggers, into the results folder's logs/")  # fmt: skip
+
+
+def add_keep(parser: ArgumentParser, default: str) -> None:
+    parser.add_argument("--keep", type=Literal["all", "maps", "scores"], default=default,
+                        help="of a finished run beside its record, scores and curves: its maps and the student's "
+                        "weights (all), its maps, or nothing")  # fmt: skip
+    parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, default=60.0,
+                        help="least time between two checkpoints, from which a killed run goes on")  # fmt: skip
+
+
+def add_workers(parser: ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time; from 2 on in processes of their own")
+    parser.add_argument("--launcher", type=str, default="local", help="who runs them: local, ray or slurm")
+    parser.add_argument("--slurm", nargs="+", action="append", default=[], metavar="KEY=VALUE",
+                        help="submitit's parameters, such as partition=gpu gpus_per_node=1 timeout_min=60")  # fmt: skip
+    parser.add_argument("--retry-failed", action="store_true", help="do the runs that failed, and only these")
+    parser.add_argument("--halve-batch", action="store_true",
+                        help="try a run that ran out of memory once more at half its batch, and label it")  # fmt: skip
+
+
 def run_parser() -> ArgumentParser:
     parser = Parser(description="Train and evaluate one run; a second call with the same spec trains nothing.")
     parser.add_argument("--method", type=str, required=True, help="see `anomaly-bench list methods`")
@@ -49,10 +84,15 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--category", type=str, required=True, help="one category of the data set")
     parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     parser.add_argument("--seed", type=int, default=0, help="the run's seed")
-    parser.add_argument("--set", type=str, nargs="+", action="append", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--set", nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="train even if there is a record, and replace it")
+    parser.add_argument("--devices", type=PositiveInt, default=1,
+                        help="GPUs (without any: processes) that share each batch of this one run")  # fmt: skip
+    add_keep(parser, "all")
+    add_onlookers(parser)
     add_cache(parser)
+    add_feature_cache(parser)
     add_allow_unverified(parser)
     return parser
 
@@ -65,7 +105,13 @@ def table_parser() -> ArgumentParser:
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
+    parser.add_argument("--peers", action="store_true",
+                        help="measure methods that are only quoted and that anomalib has; kept apart")  # fmt: skip
+    add_workers(parser)
+    add_keep(parser, "maps")
+    add_onlookers(parser)
     add_cache(parser)
+    add_feature_cache(parser)
     add_allow_unverified(parser)
     return parser
 
@@ -79,7 +125,11 @@ def tables_parser() -> ArgumentParser:
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
+    add_workers(parser)
+    add_keep(parser, "maps")
+    add_onlookers(parser)
     add_cache(parser)
+    add_feature_cache(parser)
     add_allow_unverified(parser)
     return parser
 
@@ -88,8 +138,18 @@ def report_parser() -> ArgumentParser:
     parser = Parser(description="One HTML page with all tables, figures and what does not reproduce; trains nothing.")
     parser.add_argument("--profile", type=str | None, default=None,
                         help="paper, lite or smoke; by default paper, and lite where it has runs")  # fmt: skip
+    add_wandb(parser, "tables and figures")
     add_cache(parser)
     add_allow_unverified(parser)
+    return parser
+
+
+def dashboard_parser() -> ArgumentParser:
+    parser = Parser(description="The W&B workspace and report over what --wandb logs: a file, or saved to W&B.")
+    parser.add_argument("--wandb", type=str, default="offline", metavar="offline|online",
+                        help="write the definitions to a file, or save them to W&B's server")  # fmt: skip
+    parser.add_argument("--out", type=str | None, default=None,
+                        help="the file; by default wandb/dashboard.json in the results folder")  # fmt: skip
     return parser
 
 
@@ -128,4 +188,28 @@ def score_parser() -> ArgumentParser:
     parser.add_argument("--masks", type=str, required=True,
                         help="masks by the same relative paths; an image without one is normal")  # fmt: skip
     parser.add_argument("--out", type=str | None, default=None, help="write the metrics to this JSON file")
+    return parser
+
+
+def predict_parser() -> ArgumentParser:
+    parser = Parser(description="Score images with a finished run, exactly as its own evaluation does: a CSV of scores "
+                    "and heat-map overlays. A file that cannot be read stops no other; it is named at the end, and the "
+                    "exit status is 2.")  # fmt: skip
+    parser.add_argument("images", type=str, nargs="+", help="image files, or folders of any depth")
+    parser.add_argument("--run", type=str, required=True, help="the run's id, or its beginning")
+    parser.add_argument("--out", type=str, required=True, help="folder for scores.csv and overlays/")
+    parser.add_argument("--fpr", type=float | None, default=None, metavar="RATE",
+                        help="call images anomalous above a threshold that at most this share of the training images "
+                        "exceeds, such as 0.01; optimistic, for the run was trained on them")  # fmt: skip
+    parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="scores only")
+    add_cache(parser)
+    add_allow_unverified(parser)
+    return parser
+
+
+def export_parser() -> ArgumentParser:
+    parser = Parser(description="Write a finished run as one ONNX file, uint8 RGB images in, anomaly maps and scores "
+                    "out, once its maps are found equal to PyTorch's; else exit 1, and no file.")  # fmt: skip
+    parser.add_argument("--run", type=str, required=True, help="the run's id, or its beginning")
+    parser.add_argument("--out", type=str, required=True, help="the file, such as bottle.onnx")
     return parser

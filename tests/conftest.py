@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from anomaly_bench.bench.execute import Places
+# As the command line has it, and before anything imports PyTorch: see cli.main.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import RunSpec
@@ -39,6 +44,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_account(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests have no key for W&B's server, and leave the user's W&B folders alone."""
+    folder = tmp_path_factory.getbasetemp() / "wandb-home"
+    for name in ("API_KEY", "DIR", "MODE", "PROJECT", "ENTITY"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(folder))
+    monkeypatch.setenv("NETRC", str(folder / "no-netrc"))
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsy
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "no command; choose one of: run, table, tables, report, list, data, score."),
+        ([], "no command; choose one of: run, table, tables, report, dashboard, list, data, score, predict, export."),
         (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
         (["table", "fmm_scsatt/table1", "--categories", ","], "--categories names none; name some such as bottle,pill"),
         (["table", "fmm_scsatt/table11"], "unknown table 'fmm_scsatt/table11'; did you mean 'fmm_scsatt/table1'?"),

@@ -25,11 +25,19 @@ def dataset_names() -> list[str]:
     return list(_declaring("data", "DATASET"))
 
 
+def peer_names() -> list[str]:
+    """Methods that papers only compare with, measured with anomalib."""
+    return list(_declaring("methods/peers", "METHOD"))
+
+
+@cache
 def load_method(name: str) -> type[DistillationMethod]:
-    """The class of a method; raises UserError with the nearest name."""
-    if name not in method_names():
-        raise UserError(f"unknown method '{name}'{nearest(name, method_names())}")
-    method: type[DistillationMethod] = importlib.import_module(f"anomaly_bench.methods.{name}").METHOD
+    """The class of a method or a peer; raises UserError with the nearest name."""
+    known = [*method_names(), *peer_names()]
+    if name not in known:
+        raise UserError(f"unknown method '{name}'{nearest(name, known)}")
+    package = "methods" if name in method_names() else "methods.peers"
+    method: type[DistillationMethod] = importlib.import_module(f"anomaly_bench.{package}.{name}").METHOD
     return method
 
 

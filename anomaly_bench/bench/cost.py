@@ -24,7 +24,7 @@ from anomaly_bench.methods.base import DistillationMethod
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "scikit-image", "opencv-python", "pillow")
 LATENCY_WARM_UP, LATENCY_CALLS, LATENCY_SECONDS = 3, (8, 50), 0.5  # calls not counted; fewest and most; then enough
-OPTIONAL = ("mamba-ssm", "segment-anything")
+OPTIONAL = ("mamba-ssm", "segment-anything", "anomalib")
 
 
 def parameter_counts(method: DistillationMethod) -> dict[str, int]:

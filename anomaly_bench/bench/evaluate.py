@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from anomaly_bench.bench.foreground import foreground_masks, require_sam
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
@@ -50,7 +51,7 @@ StageMaps = Mapping[str, NDArray[np.float16]]
 FUSED = {"precise": ("stage",), "coarse": ("coarse",), "both": ("stage", "coarse")}
 
 
-def fuse_maps(stage_maps: StageMaps, size: int, spec: EvalSpec) -> NDArray[np.float32]:
+def fuse_maps(stage_maps: Mapping[str, NDArray[np.floating]], size: int, spec: EvalSpec) -> NDArray[np.float32]:
     """One anomaly map an image, as RD4AD makes it: upsample, add the stages up, smooth.
 
     Args:
@@ -61,19 +62,23 @@ def fuse_maps(stage_maps: StageMaps, size: int, spec: EvalSpec) -> NDArray[np.fl
     Returns:
         (N, size, size).
     """
-    large = [
-        F.interpolate(
-            torch.from_numpy(stage.astype(np.float32))[:, None], (size, size), mode="bilinear", align_corners=True
-        )
-        for name, stage in stage_maps.items()
-        if name.startswith(FUSED[spec.score_from])
-    ]
-    stacked = torch.cat(large, dim=1)  # (N, K, size, size)
-    maps: NDArray[np.float32] = (stacked.sum(dim=1) if spec.fusion == "sum" else stacked.prod(dim=1)).numpy()
+    stages = {name: torch.from_numpy(stage.astype(np.float32)) for name, stage in stage_maps.items()}
+    maps: NDArray[np.float32] = fuse_stages(stages, size, spec).numpy()
     # SciPy's defaults (mirrored borders, cut at four sigma) are what the authors' code ran with.
     if spec.sigma:
         maps = np.stack([gaussian_filter(image, sigma=spec.sigma) for image in maps])
     return mean_filter(maps, spec.mean_kernel) if spec.mean_kernel > 1 else maps
+
+
+def fuse_stages(stage_maps: Mapping[str, Tensor], size: int, spec: EvalSpec) -> Tensor:
+    """The stages that `spec` names, (N, h_k, w_k) each, upsampled and added or multiplied up; (N, size, size)."""
+    large = [
+        F.interpolate(stage[:, None], (size, size), mode="bilinear", align_corners=True)
+        for name, stage in stage_maps.items()
+        if name.startswith(FUSED[spec.score_from])
+    ]
+    stacked = torch.cat(large, dim=1)  # (N, K, size, size)
+    return stacked.sum(dim=1) if spec.fusion == "sum" else stacked.prod(dim=1)
 
 
 def mean_filter(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:

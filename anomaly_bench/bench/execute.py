@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,14 +13,18 @@ import torch
 from safetensors.torch import save
 
 from anomaly_bench.bench.catalog import load_dataset, load_method
+from anomaly_bench.bench.checkpoint import Checkpoints
 from anomaly_bench.bench.cost import provenance
+from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices
 from anomaly_bench.bench.evaluate import evaluate_maps
 from anomaly_bench.bench.foreground import require_sam
+from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import RECORD, Record, Store, scores_name, write_json
-from anomaly_bench.bench.train import TrainedRun, train_and_evaluate
+from anomaly_bench.bench.store import RECORD, Failure, Record, RunFailedError, Store, scores_name, write_json
+from anomaly_bench.bench.train import TrainedRun, train_and_evaluate, train_share
+from anomaly_bench.bench.watch import Watch, watch_run
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod
@@ -28,21 +32,7 @@ from anomaly_bench.metrics import NonFiniteError
 from anomaly_bench.weights import WeightsFile, build_student, build_teacher, check_network_name, require_weights
 
 CHECKPOINT, MAPS, CURVES = "student.safetensors", "maps.npz", "curves.csv"
-
-
-class RunFailedError(Exception):
-    """The run itself went wrong (not its input); kept in the store as the reason of an empty cell."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are on this machine: never part of a run's identity."""
-
-    data_root: Path
-    results: Path
-    weights_dir: Path | None = None
-    allow_unverified: bool = False  # data whose checksums are not the official ones
-    cache: Path | None = None  # decoded images, kept between runs
+NO_MEMORY = ("not enough memory", "can't allocate memory")  # what PyTorch says without a GPU, as a RuntimeError
 
 
 def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
@@ -95,38 +85,94 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
 
     Raises:
         UserError: data, weights or results folder cannot be used; nothing has been written.
-        RunFailedError: the training diverged; a failure has been stored.
+        RunFailedError: the training diverged or found too little memory, and a failure has been stored; or one of
+            several devices' processes was killed.
     """
+    load_method(spec.method).require()
     check_networks(spec)
     data = open_data(spec, places)
     data.setup()
-    data_evidence = data.evidence()
+    devices = places.conduct.devices
+    if devices > 1:
+        check_devices(spec, data, devices)
     networks = find_networks(spec, places.weights_dir)
+    evidence = {
+        name: network_evidence(spec, networks, role) for role, name in spec.protocol.weights_evidence.items()
+    } | {"data": data.evidence()}
     method = build_method(spec, networks)
-    store.check_writable(sum(value.nbytes for value in method.student_state().values()))
+    student = sum(value.nbytes for value in method.student_state().values())
+    # A checkpoint holds Adam's two moments too, and is still there when the finished run is written.
+    store.check_writable(student * (4 if places.conduct.keep == "all" else 3))
     origin = provenance()  # now: the code on disk may be edited while this trains
+    rests_on = evidence | {"versions": origin["versions"]} | ({"devices": devices} if devices > 1 else {})
+    checkpoints = Checkpoints(store.checkpoint(spec.run_id), rests_on, places.conduct.checkpoint_seconds)
+    with watch_run(places.conduct.onlookers, spec, places.results) as watch:
+        follow = partial(prepare_share, spec, places, networks, checkpoints)
+        trained = _train(spec, method, data, checkpoints, places, store, watch, follow)
+        own = trained.evaluation
+        record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, origin)
+        with store.new_run(spec.run_id, overwrite=again) as folder:
+            whole = spec.train_images is None and spec.test_images is None
+            _write_run(folder, record, trained, publishable=data.publishable and whole, keep=places.conduct.keep)
+        store.checkpoint(spec.run_id).unlink(missing_ok=True)
+        watch.publish(record, trained.stage_maps, data, store.folder(spec.run_id))
+    return record
+
+
+def prepare_share(
+    spec: RunSpec, places: Places, networks: Mapping[str, WeightsFile | None], checkpoints: Checkpoints
+) -> Work:
+    """In the process of another device than the first: what it does of a run, data and method at hand."""
+    data = open_data(spec, places)
+    data.setup()
+    method = build_method(spec, networks)
+
+    def work(group: Group) -> None:
+        method.seed_noise(spec.derive_seed(f"noise {group.rank}"))
+        train_share(spec, method, data, checkpoints, places.conduct, group)
+
+    return work
+
+
+def _train(
+    spec: RunSpec,
+    method: DistillationMethod,
+    data: AnomalyDataModule,
+    checkpoints: Checkpoints,
+    places: Places,
+    store: Store,
+    watch: Watch,
+    follow: Callable[[], Work],
+) -> TrainedRun:
     try:
-        trained = train_and_evaluate(spec, method, data)
-    except (TrainingDivergedError, NonFiniteError, torch.OutOfMemoryError) as error:
-        reason = "out of GPU memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
-        store.write_failure(spec, reason)
-        raise RunFailedError(f"{spec.title} failed: {reason}.") from error
+        with store.explained():
+            return train_and_evaluate(spec, method, data, checkpoints, places.conduct, watch, follow)
+    except LostDeviceError as error:
+        raise RunFailedError(
+            f"{spec.title} failed: {error}; the same command goes on from the last checkpoint."
+        ) from error
+    except (TrainingDivergedError, NonFiniteError, RuntimeError, MemoryError) as error:
+        store.checkpoint(spec.run_id).unlink(missing_ok=True)  # whatever went wrong would go wrong again
+        raise _failed(spec, error, store) from error
     except ImportError as error:
         raise UserError(f"{error}.") from error
-    own = trained.evaluation
-    named = spec.protocol.weights_evidence
-    evidence = {name: network_evidence(spec, networks, role) for role, name in named.items()} | {"data": data_evidence}
-    record = Record(spec, own.spec.eval_id, {own.spec.eval_id: own.as_json()}, evidence, trained.cost, origin)
-    with store.new_run(spec.run_id, overwrite=again) as folder:
-        whole = spec.train_images is None and spec.test_images is None
-        _write_run(folder, record, trained, publishable=data.publishable and whole)
-    stored = store.load(spec.run_id)  # somebody else's, where another process was faster
-    return stored if isinstance(stored, Record) else record
 
 
-def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool) -> None:
-    (folder / CHECKPOINT).write_bytes(save(trained.student_state))
-    np.savez(folder / MAPS, **trained.stage_maps)  # type: ignore[arg-type]
+def _failed(spec: RunSpec, error: Exception, store: Store) -> RunFailedError:
+    """Stores why; anything but what a run may fail of is a defect of ours, and goes on up."""
+    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
+    if not memory and not isinstance(error, (TrainingDivergedError, NonFiniteError)):
+        raise error
+    reason = f"out of memory at batch size {spec.protocol.batch_size}" if memory else str(error)
+    store.write_failure(Failure(spec, reason))
+    return RunFailedError(f"{spec.title} failed: {reason}.", out_of_memory=memory)
+
+
+def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool, keep: Keep) -> None:
+    if keep == "all":
+        (folder / CHECKPOINT).write_bytes(save(trained.student_state))
+    if keep != "scores":
+        np.savez(folder / MAPS, **trained.stage_maps)  # type: ignore[arg-type]
     (folder / CURVES).write_text(trained.curves, encoding="utf-8")
     (folder / scores_name(trained.evaluation.spec)).write_text(trained.evaluation.scores, encoding="utf-8")
     if not publishable:

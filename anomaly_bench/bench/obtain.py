@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.bench.store import Failure, Record, RunFailedError, Store
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from anomaly_bench.bench.execute import Places
+    from anomaly_bench.bench.places import Places
 
 How = Literal["found", "re-evaluated", "trained"]
 
@@ -23,27 +23,66 @@ class Obtained:
     how: How
 
 
-def obtain(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, again: bool = False) -> Obtained:
+def obtain(
+    spec: RunSpec,
+    evaluation: EvalSpec,
+    places: Places,
+    store: Store,
+    *,
+    again: bool = False,
+    wait: bool = True,
+    retry_failed: bool = True,
+) -> Obtained:
     """The run's record with `evaluation` in it.
 
+    Args:
+        spec: the run.
+        evaluation: how it is evaluated.
+        places: data, weights, results.
+        store: where records are.
+        again: train even if there is a record.
+        wait: where another process is at this run, until it is done.
+        retry_failed: a run whose failure is final is tried again.
+
     Raises:
+        ClaimedElsewhereError: another process is at it, and `wait` is false.
         UserError: the input cannot be used, or a stored record was made from other data or weights.
-        RunFailedError: the training diverged.
+        RunFailedError: the training diverged, now or, without `retry_failed`, before.
     """
+    found = None if again else _found(spec, evaluation, places, store)
+    if found is not None:
+        return Obtained(found, "found")
+    with store.claim(spec.run_id, wait=wait):
+        found = None if again else _found(spec, evaluation, places, store)  # by whoever held it until now
+        if found is not None:
+            return Obtained(found, "found")
+        failure = store.load(spec.run_id)
+        if isinstance(failure, Failure) and failure.final and not retry_failed:
+            raise RunFailedError(f"{spec.title} failed: {failure.reason}.")
+        return _make(spec, evaluation, places, store, again=again)
+
+
+def _found(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store) -> Record | None:
+    record = store.load(spec.run_id)
+    if not isinstance(record, Record) or evaluation.eval_id not in record.evaluations:
+        return None
+    compare_evidence(record, places)
+    compare_background(record, evaluation, places)
+    return record
+
+
+def _make(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, again: bool) -> Obtained:
     from anomaly_bench.bench.execute import check_evaluation, execute, re_evaluate
 
+    check_evaluation(evaluation, places)
     record = None if again else store.load(spec.run_id)
-    how: How = "found"
-    if not isinstance(record, Record) or evaluation.eval_id not in record.evaluations:
-        check_evaluation(evaluation, places)
+    how: How = "re-evaluated"
     if isinstance(record, Record):
         compare_evidence(record, places)
-        compare_background(record, evaluation, places)
     else:
         record, how = execute(spec, places, store, again=again), "trained"
     if evaluation.eval_id not in record.evaluations:
         record = re_evaluate(record, evaluation, places, store)
-        how = "trained" if how == "trained" else "re-evaluated"
     return Obtained(record, how)
 
 

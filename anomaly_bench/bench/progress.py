@@ -29,9 +29,15 @@ class Curves(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not math.isfinite(terms["loss"]):
+        if not math.isfinite(terms.get("loss", 0.0)):  # what only gathers features has none
             raise TrainingDivergedError(f"the loss is {terms['loss']} in epoch {trainer.current_epoch + 1}")
         self.rows.append({"epoch": trainer.current_epoch + 1, **dict(sorted(terms.items()))})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
 
     def as_csv(self) -> str:
         text = io.StringIO()
@@ -58,7 +64,8 @@ class Progress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert trainer.max_epochs is not None
         epoch = trainer.current_epoch + 1
-        done = f"epoch {epoch} of {trainer.max_epochs}, loss {float(trainer.callback_metrics['loss']):.4f}"
+        loss = trainer.callback_metrics.get("loss")
+        done = f"epoch {epoch} of {trainer.max_epochs}" + ("" if loss is None else f", loss {float(loss):.4f}")
         self.bar.set_postfix_str(done)
         if self.bar.disable and epoch % max(trainer.max_epochs // 10, 1) == 0:
             say(f"  {self.title}: {done}")

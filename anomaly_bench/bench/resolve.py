@@ -47,13 +47,13 @@ def _keyword_only(constructor: Callable[..., None]) -> dict[str, tuple[Any, Any]
     return {one.name: (hints[one.name], one.default) for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+def parse_settings(settings: Sequence[str], *, option: str = "--set") -> dict[str, str]:
     """`["epochs=3", ...]` as a mapping."""
     parsed = {}
     for setting in settings:
         name, separator, value = setting.partition("=")
         if not separator or not name:
-            raise UserError(f"--set takes key=value, not '{setting}'.")
+            raise UserError(f"{option} takes key=value, not '{setting}'.")
         parsed[name.strip()] = value.strip()
     return parsed
 
@@ -152,6 +152,14 @@ def own_evaluation(method_name: str) -> EvalSpec:
     return EvalSpec(**load_method(method_name).evaluation)
 
 
+def evaluation_with(method_name: str, settings: Mapping[str, Any]) -> EvalSpec:
+    """The method's own evaluation but for `settings`, fields of `EvalSpec`; raises UserError as `resolve` does."""
+    for name in settings:
+        if name not in EVALUATION:
+            raise UserError(f"an evaluation has no '{name}'{nearest(name, EVALUATION)}")
+    return _evaluation(method_name, {name: typed(name, value, EVALUATION[name]) for name, value in settings.items()})
+
+
 def _evaluation(method_name: str, values: Mapping[str, Any]) -> EvalSpec:
     evaluation = replace(own_evaluation(method_name), **values)
     if evaluation.score_from != "precise" and "coarse" not in load_method(method_name).maps:
@@ -166,7 +174,8 @@ def _profile_settings(method: type[DistillationMethod], profile: Profile) -> dic
 
 def known_settings(method: type[DistillationMethod]) -> dict[str, Any]:
     """Everything that `--set` takes for a method, with types."""
-    protocol = {name: hint for name, hint in PROTOCOL.items() if name != "student" or method.protocol.student}
+    unused = {*method.unused, *(() if method.protocol.student else ("student",))}
+    protocol = {name: hint for name, hint in PROTOCOL.items() if name not in unused}
     return {**option_types(method), **protocol, **EVALUATION, **SUBSET}
 
 

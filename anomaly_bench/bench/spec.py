@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -60,9 +60,10 @@ class RunSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; what has a default that changes nothing is left out where it has it (see `Protocol`)."""
-        plain = asdict(self) | {"options": dict(self.options)}
-        defaults = {field.name: field.default for field in fields(Protocol)}
-        plain["protocol"] = {name: value for name, value in plain["protocol"].items() if value != defaults[name]}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        protocol = {field: getattr(self.protocol, field.name) for field in fields(self.protocol)}
+        plain["protocol"] = {field.name: value for field, value in protocol.items() if value != field.default}
+        plain["options"] = dict(self.options)
         return {name: value for name, value in plain.items() if value is not None}
 
     @classmethod
@@ -146,3 +147,11 @@ class EvalSpec:
     @cached_property
     def eval_id(self) -> str:
         return short_hash(canonical_json(self.as_json()))
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run, and the evaluation that is read from it."""
+
+    spec: RunSpec
+    evaluation: EvalSpec

@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anomaly_bench.bench.claims import ClaimedElsewhereError, claim
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.errors import UserError
 
 RECORD, FAILURE = "record.json", "failure.json"
+STANDS_IN = "in_place_of_batch_size"  # in a record's provenance
 PROBE_BYTES = 1 << 20
+LEFTOVER = re.compile(r"\.([0-9a-f]{16})[.-]")  # a claim, a checkpoint, a folder that was not published
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,31 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not end, and why, in one sentence."""
+    """A run that did not end, and why, in one sentence.
+
+    Where it is not `final` the reason lies outside the run (a killed process, a damaged file), and the next start of
+    the same command tries again by itself.
+    """
 
     spec: RunSpec
     reason: str
+    final: bool = True
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Failure:
         """From `failure.json`; raises like `Record.from_json`."""
-        return cls(RunSpec.from_json(plain["spec"]), str(plain["reason"]))
+        return cls(RunSpec.from_json(plain["spec"]), str(plain["reason"]), bool(plain["final"]))
 
 
 Entry = TypeVar("Entry", Record, Failure)
+
+
+class RunFailedError(Exception):
+    """The run itself went wrong (not its input); kept in the store as the reason of an empty cell."""
+
+    def __init__(self, sentence: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(sentence)
+        self.out_of_memory = out_of_memory
 
 
 class StoreError(UserError):
@@ -130,6 +147,46 @@ class Store:
                 if loaded is not None:
                     yield loaded
 
+    def checkpoint(self, run_id: str) -> Path:
+        """Where the state of a training is kept that is not done yet."""
+        return self.runs / f".{run_id}.ckpt"
+
+    @contextmanager
+    def claim(self, run_id: str, *, wait: bool = True) -> Iterator[None]:
+        """Nobody else trains or extends this run while the block lasts; see `claims.claim`.
+
+        Raises:
+            ClaimedElsewhereError: somebody else is at it, and `wait` is false.
+            StoreError: the place cannot be written to.
+        """
+        claimed = claim(self.runs, run_id, wait=wait)
+        with self.explained():
+            claimed.__enter__()
+        try:
+            yield
+        finally:
+            with self.explained():
+                claimed.__exit__(None, None, None)
+
+    def sweep(self) -> None:
+        """Clear away what killed processes left behind, but for checkpoints of runs that are not done."""
+        left = self.runs.glob(".*") if self.runs.is_dir() else []
+        for run_id in sorted({match[1] for path in left if (match := LEFTOVER.match(path.name))}):
+            with suppress(ClaimedElsewhereError), self.claim(run_id, wait=False), self.explained():
+                self._sweep_run(run_id)
+
+    def _sweep_run(self, run_id: str) -> None:
+        folder, checkpoint = self.folder(run_id), self.checkpoint(run_id)
+        for staged in self.runs.glob(f".{run_id}-*"):
+            if (staged / run_id).exists() and not folder.exists():  # killed as one record was to replace another
+                (staged / run_id).rename(folder)
+            shutil.rmtree(staged)
+        for text in folder.glob(".*-*"):
+            text.unlink()
+        checkpoint.with_suffix(".part").unlink(missing_ok=True)
+        if (folder / RECORD).exists():
+            checkpoint.unlink(missing_ok=True)
+
     def read_scores(self, run_id: str, eval_id: str) -> str | None:
         """The image scores of one evaluation, as CSV; None where they are gone."""
         try:
@@ -161,7 +218,7 @@ class Store:
             StoreError: the place is read-only or full.
         """
         existing = next(path for path in (self.runs, *self.runs.parents) if path.exists())
-        with self._explained(), tempfile.TemporaryFile(dir=existing) as probe:
+        with self.explained(), tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"\0" * PROBE_BYTES)
             probe.flush()
             os.fsync(probe.fileno())
@@ -169,7 +226,8 @@ class Store:
                 raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Turns a failure to write into a StoreError."""
         try:
             yield
         except OSError as error:
@@ -189,12 +247,12 @@ class Store:
         Raises:
             StoreError: the place is read-only or full; nothing is left behind.
         """
-        with self._explained():
+        with self.explained():
             self.runs.mkdir(parents=True, exist_ok=True)
             staged = Path(tempfile.mkdtemp(prefix=f".{record_id}-", dir=self.runs))
             staged.chmod(0o755)  # mkdtemp hides what it makes from everybody else
         try:
-            with self._explained():
+            with self.explained():
                 yield staged
                 self._publish(staged, record_id, overwrite=overwrite)
         finally:
@@ -218,12 +276,14 @@ class Store:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
-    def write_failure(self, spec: RunSpec, reason: str) -> None:
+    def write_failure(self, failure: Failure) -> None:
         """Keep why a run failed, so that its table cell can say so; a finished record is never touched."""
+        spec = failure.spec
         if isinstance(self.load(spec.run_id), Record):
             return
+        plain = {"run_id": spec.run_id, "spec": spec.as_json(), "reason": failure.reason, "final": failure.final}
         with self.new_run(spec.run_id) as folder:
-            write_json(folder / FAILURE, {"run_id": spec.run_id, "spec": spec.as_json(), "reason": reason})
+            write_json(folder / FAILURE, plain)
 
     def add_evaluation(
         self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str, *, own: bool
@@ -237,10 +297,19 @@ class Store:
         shown = evaluation.eval_id if own else current.evaluation
         extended = replace(current, evaluation=shown, evaluations={**current.evaluations, evaluation.eval_id: entry})
         folder = self.folder(record.spec.run_id)
-        with self._explained():
+        with self.explained():
             replace_text(folder / scores_name(evaluation), scores)
             replace_text(folder / RECORD, to_text(extended.as_json()))
         return extended
+
+    def add_stand_in(self, run_id: str, missing: RunSpec) -> None:
+        """Note in a run's record that it stands in for one of another batch size, which found too little memory."""
+        record = self.load(run_id)
+        assert isinstance(record, Record)
+        sizes = {*record.provenance.get(STANDS_IN, []), missing.protocol.batch_size}
+        noted = replace(record, provenance={**record.provenance, STANDS_IN: sorted(sizes)})
+        with self.explained():
+            replace_text(self.folder(run_id) / RECORD, to_text(noted.as_json()))
 
 
 def scores_name(evaluation: EvalSpec) -> str:

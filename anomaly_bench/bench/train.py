@@ -7,26 +7,41 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from anomaly_bench.bench.checkpoint import Checkpoints
 from anomaly_bench.bench.cost import device_name, latency, multiply_accumulates, parameter_counts, peak_memory
+from anomaly_bench.bench.ddp import EndsWhenTold, synchronise_batch_norm, trainer_arguments
+from anomaly_bench.bench.devices import Group, Work, gathered, in_turn
 from anomaly_bench.bench.evaluate import Evaluation, StageMaps, evaluate_maps
+from anomaly_bench.bench.feature_cache import FeatureCache
+from anomaly_bench.bench.places import Conduct
 from anomaly_bench.bench.progress import Curves, Progress, say
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import RunSpec
+from anomaly_bench.bench.watch import Watch
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod
 
-# So on purpose: images are in memory, the teacher stays in evaluation mode; and one of Lightning's own to itself.
-EXPECTED_WARNINGS = (".*does not have many workers.*", ".*in eval mode at the start of training.*", ".*treespec.*")
+# So on purpose: images are in memory, the teacher stays in evaluation mode, some peers have no optimiser, loggers are
+# told of epochs and not of steps; and one of Lightning's own to itself.
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*in eval mode at the start of training.*",
+    ".*configure_optimizers` returned `None`.*",
+    ".*smaller than the logging interval.*",
+    ".*treespec.*",
+)
 
 
 @dataclass(frozen=True)
@@ -40,25 +55,40 @@ class TrainedRun:
     cost: dict[str, Any]
 
 
-def train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: AnomalyDataModule) -> TrainedRun:
+def train_and_evaluate(
+    spec: RunSpec,
+    method: DistillationMethod,
+    data: AnomalyDataModule,
+    checkpoints: Checkpoints,
+    conduct: Conduct,
+    watch: Watch,
+    follow: Callable[[], Work],
+) -> TrainedRun:
+    """Train to the last epoch, from the last checkpoint if there is one; then predict and evaluate.
+
+    `follow` prepares what each of the run's devices but the first does meanwhile, see `devices.gathered`.
+    """
     curves = Curves()
-    method.to(memory_format=torch.channels_last)
+    onlookers: list[Callback] = [Progress(spec.title)] if conduct.show else []
     with quiet_lightning():
-        trainer = _trainer(spec, [curves, Progress(spec.title)])
-        start = time.perf_counter()
-        with _own_signals():
-            trainer.fit(method, datamodule=data)
-        trained = time.perf_counter()
-        stage_maps = _predict(trainer, method, data)
+        with gathered(conduct.devices, follow) as group:
+            onlookers += [EndsWhenTold()] if group.size > 1 else []
+            callbacks = [*_caches(method, conduct), *onlookers, *watch.callbacks, curves, checkpoints]
+            trainer = _fitted(spec, method, data, callbacks, watch.loggers, group, checkpoints)
+            seconds = checkpoints.total_spent()
+            start = time.perf_counter()
+            stage_maps = _predict(trainer, method, data, group)
         own = evaluate_maps(spec, stage_maps, data, own_evaluation(spec.method), weights_dir=None)
-        evaluated = time.perf_counter()
+        evaluated = time.perf_counter() - start
     assert data.train_pixels is not None
     device = trainer.strategy.root_device
     cost = {
-        "seconds_train": trained - start,
-        "seconds_evaluate": evaluated - trained,
-        "images_per_second_train": spec.protocol.epochs * len(data.train_pixels) / (trained - start),
-        "device": device_name(device),
+        "seconds_train": seconds,
+        "seconds_evaluate": evaluated,
+        "images_per_second_train": spec.protocol.epochs * len(data.train_pixels) / seconds,
+        "resumed": checkpoints.resumed,
+        "devices": conduct.devices,
+        "device": (f"{conduct.devices} x " if conduct.devices > 1 else "") + device_name(device),
         **_latency(trainer, method, spec.protocol.image_size),
         **multiply_accumulates(method, spec.protocol.image_size),
         **parameter_counts(method),
@@ -66,6 +96,45 @@ def train_and_evaluate(spec: RunSpec, method: DistillationMethod, data: AnomalyD
     }
     student = {name: value.detach().cpu().contiguous() for name, value in method.student_state().items()}
     return TrainedRun(stage_maps, own, student, curves.as_csv(), cost)
+
+
+def train_share(
+    spec: RunSpec,
+    method: DistillationMethod,
+    data: AnomalyDataModule,
+    checkpoints: Checkpoints,
+    conduct: Conduct,
+    group: Group,
+) -> None:
+    """What every device but the first does of a run: its images of every batch, and its part of the test batches."""
+    with quiet_lightning():
+        callbacks = [*_caches(method, conduct), Curves(), checkpoints]
+        trainer = _fitted(spec, method, data, callbacks, [], group, checkpoints)
+        _predict(trainer, method, data, group)
+
+
+def _caches(method: DistillationMethod, conduct: Conduct) -> list[Callback]:
+    return [FeatureCache()] if conduct.feature_cache and method.cacheable else []
+
+
+def _fitted(
+    spec: RunSpec,
+    method: DistillationMethod,
+    data: AnomalyDataModule,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    group: Group,
+    checkpoints: Checkpoints,
+) -> Trainer:
+    """Trains the method; the trainer that has done so."""
+    trainer = _trainer(spec, callbacks, loggers, group)
+    method.to(memory_format=torch.channels_last)
+    if group.size > 1 and torch.cuda.is_available():
+        synchronise_batch_norm(method)
+    start = trainer.strategy.broadcast(checkpoints.found() if group.rank == 0 else None)
+    with _own_signals():
+        trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
+    return trainer
 
 
 def _latency(trainer: Trainer, method: DistillationMethod, image_size: int) -> dict[str, float]:
@@ -90,18 +159,17 @@ def _own_signals() -> Iterator[None]:
         raise KeyboardInterrupt from error
 
 
-def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
+def _trainer(spec: RunSpec, callbacks: list[Callback], loggers: list[Logger], group: Group) -> Trainer:
     trainer = Trainer(
         max_epochs=spec.protocol.epochs,
         precision=spec.protocol.precision,
-        accelerator="auto",
-        devices=1,
         deterministic="warn",
-        logger=False,
+        logger=loggers,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=callbacks,
+        **trainer_arguments(group),
     )
     if trainer.precision != spec.protocol.precision:
         raise UserError(
@@ -115,12 +183,13 @@ def _trainer(spec: RunSpec, callbacks: list[Callback]) -> Trainer:
     return trainer
 
 
-def _predict(trainer: Trainer, method: DistillationMethod, data: AnomalyDataModule) -> StageMaps:
+def _predict(trainer: Trainer, method: DistillationMethod, data: AnomalyDataModule, group: Group) -> StageMaps:
     """K arrays (N, h_k, w_k) of the test images by name, in the form in which they are kept."""
     with _own_signals():
-        batches = trainer.predict(method, datamodule=data)
-    assert batches is not None
-    return {name: torch.cat([maps[name].half().cpu() for maps in batches]).numpy() for name in batches[0]}
+        mine: list[Any] = trainer.predict(method, datamodule=data) or []  # a device may have none
+    kept = [{name: maps.half().cpu().numpy() for name, maps in batch.items()} for batch in mine]
+    batches = in_turn(kept, group)
+    return {name: np.concatenate([maps[name] for maps in batches]) for name in batches[0]}
 
 
 @contextmanager

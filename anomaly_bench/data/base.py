@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from anomaly_bench.data.batches import Batch, BatchOrder, ResidentImages
+from anomaly_bench.data.batches import Batch, BatchOrder, DealtBatches, ResidentImages, SharedBatches
 from anomaly_bench.data.cache import cached, fingerprint
 from anomaly_bench.data.fetch import Archive
 from anomaly_bench.data.images import DecodedImage, full_size, manifest_sha256, parallel, read_image, read_mask
@@ -116,6 +116,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
         cache: Path | None = None,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # one may have no test batch
         self.category, self.folder = category, self.category_folder(data_root, category)
         self.image_size, self.batch_size, self.shuffle_seed = image_size, batch_size, shuffle_seed
         self.kept = {"train": train_images, "test": test_images}
@@ -151,6 +152,11 @@ class AnomalyDataModule(lightning.LightningDataModule):
         if category not in names:
             known = nearest(category, names) if names else f"; there is none in {data_root}: correct --data-root."
             raise UserError(f"unknown category '{category}'{known}")
+
+    @property
+    def fewest_images(self) -> int:
+        """So many a batch must have on every device that trains with it."""
+        return 2 if self.image_size < ONE_IMAGE_SIDE else 1
 
     @property
     def has_masks(self) -> bool:
@@ -253,21 +259,29 @@ class AnomalyDataModule(lightning.LightningDataModule):
         return {"train": train_pixels, "test": test_pixels, "masks": masks, "shares": shares}
 
     def _decode(self, samples: list[Sample]) -> tuple[Tensor, list[tuple[int, int]]]:
-        images = parallel(lambda sample: self.read_sample(sample, self.image_size), samples)
-        pixels = torch.from_numpy(np.stack([image.pixels for image in images]))  # (N, H, W, 3)
-        return pixels, [image.full_size for image in images]
+        pixels = np.empty((len(samples), self.image_size, self.image_size, 3), dtype=np.uint8)
+
+        def read(index: int) -> tuple[int, int]:
+            image = self.read_sample(samples[index], self.image_size)
+            pixels[index] = image.pixels
+            return image.full_size
+
+        sizes = parallel(read, range(len(samples)))
+        return torch.from_numpy(pixels), sizes
 
     def _read_masks(self, samples: list[Sample], sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         anomalous = [index for index, sample in enumerate(samples) if sample.anomalous]
-        shares = torch.zeros(len(samples), dtype=torch.float64)
+        shares = np.zeros(len(samples))
         if not self.has_masks:
-            shares[anomalous] = torch.nan
-            return torch.zeros(0, dtype=torch.bool), shares
-        masks = torch.zeros(len(samples), self.image_size, self.image_size, dtype=torch.bool)
-        fitting = parallel(lambda index: self._fitting_mask(samples[index], sizes[index]), anomalous)
-        for index, (mask, share) in zip(anomalous, fitting, strict=True):
-            masks[index], shares[index] = torch.from_numpy(mask), share
-        return masks, shares
+            shares[anomalous] = np.nan
+            return torch.zeros(0, dtype=torch.bool), torch.from_numpy(shares)
+        masks = np.zeros((len(samples), self.image_size, self.image_size), dtype=bool)
+
+        def read(index: int) -> None:
+            masks[index], shares[index] = self._fitting_mask(samples[index], sizes[index])
+
+        parallel(read, anomalous)
+        return torch.from_numpy(masks), torch.from_numpy(shares)
 
     def _fitting_mask(self, sample: Sample, full_size: tuple[int, int]) -> tuple[NDArray[np.bool_], float]:
         if sample.mask is None or not sample.mask.exists():
@@ -281,16 +295,23 @@ class AnomalyDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.train_pixels is not None
-        drop_single = self.image_size < ONE_IMAGE_SIDE
-        order = BatchOrder(len(self.train_pixels), self.batch_size, self.shuffle_seed, drop_single=drop_single)
-        return self._loader(self.train_pixels, order)
+        rank, devices = self._group()
+        fewest = self.fewest_images * devices
+        order = BatchOrder(len(self.train_pixels), self.batch_size, self.shuffle_seed, fewest=fewest)
+        return self._loader(self.train_pixels, SharedBatches(order, rank, devices))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test images, in the order of `ground_truth`."""
+        """The test images, in the order of `ground_truth`; of several devices' together."""
         assert self.test_pixels is not None
-        return self._loader(self.test_pixels, BatchOrder(len(self.test_pixels), PREDICT_BATCH, None))
+        return self._loader(
+            self.test_pixels, DealtBatches(BatchOrder(len(self.test_pixels), PREDICT_BATCH, None), *self._group())
+        )
 
-    def _loader(self, pixels: Tensor, order: BatchOrder) -> DataLoader[Batch]:
+    def _group(self) -> tuple[int, int]:
+        """Which of how many devices this process works for."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, pixels: Tensor, order: Sampler[Tensor]) -> DataLoader[Batch]:
         # batch_size=None: the sampler's index tensors are whole batches already.
         return DataLoader(ResidentImages(self._to_device(pixels)), batch_size=None, sampler=order)
 

@@ -76,7 +76,7 @@ class Defective:
 
 
 def generate_category(category: str, folder: Path) -> None:
-    """Write <folder>/{train/good,test/good,test/<defect>,ground_truth/<defect>}/000.png ...; masks are <name>_mask.png.
+    """Write `<folder>/{train/good,test/good,test/<defect>,ground_truth/<defect>}/000.png` ..., `<name>_mask.png`.
 
     The folder appears by one rename, whole or not at all. One that already holds something is left as it is: another
     process was faster, and its images are the same. So a folder's name should carry `GENERATOR_REVISION`.
@@ -98,12 +98,12 @@ def generate_category(category: str, folder: Path) -> None:
 
 
 def clean_image(category: str, part: Part, index: int) -> Pixels:
-    """The image <part>/good/<index>, (H, W, 3)."""
+    """The image `<part>/good/<index>`, (H, W, 3)."""
     return _scene(category, part, _generator(category, f"{part}/good", index)).pixels
 
 
 def defective_image(category: str, defect: str, index: int) -> Defective:
-    """The image test/<defect>/<index>. Sizes grow with the index, so that a handful of images spans small to large."""
+    """The image `test/<defect>/<index>`. Sizes grow with the index: a handful of images spans small to large."""
     rng = _generator(category, f"test/{defect}", index)
     scene = _scene(category, "test", rng)
     painted, region = PAINTERS[defect](scene, (index + rng.random()) / DEFECT_COUNT, rng)

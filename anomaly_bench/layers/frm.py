@@ -67,9 +67,10 @@ def join(y: Tensor, patches: Patches) -> Tensor:
     """Undo `split` exactly, the Concat of eq. 3: (s*N, C', H', W') to (N, C, H, W)."""
     if patches == "none":
         return y
+    parts = y.view(4, -1, *y.shape[1:]).unbind(0)  # of any N: chunk(4) would need to know it, and an export does not
     if patches == "channels":
-        return torch.cat(y.chunk(4), dim=1)
-    top_left, top_right, bottom_left, bottom_right = y.chunk(4)
+        return torch.cat(parts, dim=1)
+    top_left, top_right, bottom_left, bottom_right = parts
     bands = [torch.cat([top_left, top_right], dim=3), torch.cat([bottom_left, bottom_right], dim=3)]
     return torch.cat(bands, dim=2)
 

@@ -34,3 +34,12 @@ class NoiseSource:
         # Hashed, because seed + stream would let neighbouring seeds share streams.
         digest = hashlib.sha256(f"{self.seed} {stream}".encode()).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Where every running generator is, by device."""
+        return {str(device): generator.get_state() for device, generator in self._generators.items()}
+
+    def load_state_dict(self, states: dict[str, torch.Tensor]) -> None:
+        """Go on from there."""
+        for device, state in states.items():
+            self.generator(device).set_state(state)

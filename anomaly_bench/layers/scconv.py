@@ -70,6 +70,7 @@ class SpatialReconstruction(nn.Module):
         if channels % 2 or channels % groups:
             raise ValueError(f"SRU needs channels that divide by 2 and by its {groups} groups, not {channels}")
         self.norm = nn.GroupNorm(groups, channels)
+        self.norm.requires_grad_(gate != "hard")  # which lets no gradient through; several devices would wait for it
         self.gate = GATES[gate]
         self.threshold = threshold
 

@@ -63,6 +63,10 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in (u, delta, a, b, c, d)), torch.float32)
     with torch.autocast(u.device.type, enabled=False):
         u, delta, a, b, c, d = (tensor.to(dtype) for tensor in (u, delta, a, b, c, d))
+        if torch.compiler.is_exporting():
+            from anomaly_bench.layers.looped_scan import looped_scan
+
+            return looped_scan(u, delta, a, b, c) + d.unsqueeze(1) * u
         kernel = fused_kernel(u.device, dtype)
         if kernel is not None:
             return scan_with_kernel(kernel, u, delta, a, b, c, d)
@@ -85,7 +89,7 @@ def fused_kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Any]
 def scan_with_kernel(
     kernel: Callable[..., Any], u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
 ) -> Tensor:
-    """`selective_scan` by a kernel of layout u, delta (N, G*R, L), A (G*R, S), B, C (N, G, S, L), D (G*R)."""
+    """`selective_scan` by a kernel of layout `u, delta (N, G*R, L), A (G*R, S), B, C (N, G, S, L), D (G*R)`."""
     sequences = [tensor.transpose(2, 3).flatten(1, 2).contiguous() for tensor in (u, delta)]
     weights = [tensor.transpose(2, 3).contiguous() for tensor in (b, c)]
     y: Tensor = kernel(*sequences, a.flatten(0, 1).contiguous(), *weights, d.flatten(), delta_softplus=False)
@@ -207,14 +211,14 @@ class Work:
         return self.adjoints.unbind(3)
 
     def load(self, u: Tensor, delta: Tensor, b: Tensor) -> None:
-        """Set decays to exp(delta A), states to what flows in, delta u B; of (n, G, K*T, R) and b (n, G, K*T, S)."""
+        """Set decays to exp(delta A), states to what flows in, delta u B; of (n, G, KT, R) and b (n, G, KT, S)."""
         self.u, self.delta, self.b = u, delta, b
         torch.mul(delta, u, out=self.inflow)
         torch.mul(delta.unsqueeze(3), self.a, out=self.decays.flatten(2, 3)).exp_()
         torch.mul(self.inflow.unsqueeze(3), b.unsqueeze(4), out=self.states.flatten(2, 3))
 
     def load_adjoints(self, dy: Tensor, c: Tensor) -> None:
-        """Set adjoints to what flows in, C dy; of dy (n, G, K*T, R) and c (n, G, K*T, S)."""
+        """Set adjoints to what flows in, C dy; of dy (n, G, KT, R) and c (n, G, KT, S)."""
         torch.mul(dy.unsqueeze(3), c.unsqueeze(4), out=self.adjoints.flatten(2, 3))
 
     def entering_states(self, carry: Tensor) -> Tensor:
@@ -280,13 +284,13 @@ def hand_on(carry: Tensor, leaving: Tensor, decays: Tensor, order: range) -> Ten
 
 
 def sum_states(weights: Tensor, array: Tensor, *, out: Tensor) -> Tensor:
-    """sum_s weights * array: (n, G, K*T, S) and (n, G, K, T, S, R) to `out`, (n, G, K*T, R)."""
+    """sum_s of weights (n, G, KT, S) times array (n, G, K, T, S, R) to `out`, (n, G, KT, R)."""
     torch.bmm(weights.flatten(0, 2).unsqueeze(1), array.flatten(0, 3), out=out.flatten(0, 2).unsqueeze(1))
     return out
 
 
 def sum_channels(weights: Tensor, array: Tensor) -> Tensor:
-    """sum_r weights * array: (n, G, K*T, R) and (n, G, K, T, S, R) to (n, G, K*T, S)."""
+    """sum_r of weights (n, G, KT, R) times array (n, G, K, T, S, R) to (n, G, KT, S)."""
     # Weights as rows: with the array first and weights as columns the same product takes twice the time on a CPU.
     sums = torch.bmm(weights.flatten(0, 2).unsqueeze(1), array.flatten(0, 3).mT)
     return sums.view(*weights.shape[:3], -1)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 def simam(x: Tensor, *, lam: float = 1e-4) -> Tensor:
     """Weight every position by the sigmoid of its inverse energy (FMM+SCSAtt paper, eq. 9-10).
 
-    Per sample and channel, d = (x - mean)^2 and v = sum(d) / (H*W - 1); then 1/e* = d / (4 (v + lam)) + 1/2 (eq. 9).
+    Per sample and channel, d = (x - mean)^2 and v = sum(d) / (H W - 1); then 1/e = d / (4 (v + lam)) + 1/2 (eq. 9).
 
     Args:
-        x: features, (N, C, H, W), H*W > 1.
+        x: features, (N, C, H, W), more than one position.
         lam: eq. 9's lambda; not stated in the paper, 1e-4 is the default of SimAM's authors.
 
     Returns:

@@ -14,6 +14,7 @@ from torch import Tensor
 from anomaly_bench.layers.distance import cosine_map
 from anomaly_bench.layers.noise import NoiseSource
 from anomaly_bench.layers.teacher import Teacher
+from anomaly_bench.methods.options import RELEASED
 from anomaly_bench.methods.protocol import Protocol
 
 
@@ -24,6 +25,10 @@ class ImageBatch(typing.Protocol):
     def images(self) -> Tensor:
         """(N, 3, H, W), uint8."""
 
+    @property
+    def indices(self) -> Tensor:
+        """(N,) positions among all images of the split."""
+
 
 class DistillationMethod(lightning.LightningModule):
     """A student is trained to agree with a frozen teacher on normal images; where it disagrees is anomalous.
@@ -32,25 +37,32 @@ class DistillationMethod(lightning.LightningModule):
     `student_features` and `loss`. One whose protocol names a student takes it after the teacher; one whose loss needs
     more than the student's final features overrides `training_terms` in place of `loss`.
 
-    Masks and noise are drawn alike in every process and start anew with it: one device, no resuming.
+    Masks and noise go on where a checkpoint left them; each of several devices draws its own.
 
     Attributes:
         revision: part of every run's identity; raise it when numbers move.
         protocol: the paper's, see `Protocol`.
         stated: fields of the protocol and of the evaluation that the paper states.
         released: those that its authors' code has instead; all others are our choice.
+        released_by: whose code `released` speaks of.
+        unused: fields of the protocol that the method never reads, and that cannot be set.
         evaluation: fields of `bench.spec.EvalSpec` in which the paper's evaluation differs from RD4AD's.
         maps: what `stage_maps` holds besides the stages: "coarse" where the student has a first, coarser output.
+        cacheable: whether training asks for the teacher's features of plain images by `teacher_features`.
         stages: the teacher's stages that are compared, counted from 1.
         noise: where masks and noise are drawn from, apart from every other generator.
+        cached_features: T1 T2 T3 of every training image, (N, H, W, C) each, where whoever trains has filled it.
     """
 
     revision: ClassVar[int]
     protocol: ClassVar[Protocol]
     stated: ClassVar[tuple[str, ...]]
     released: ClassVar[tuple[str, ...]] = ()
+    released_by: ClassVar[str] = RELEASED
+    unused: ClassVar[tuple[str, ...]] = ()
     evaluation: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     maps: ClassVar[tuple[str, ...]] = ("stage",)
+    cacheable: ClassVar[bool] = True
 
     def __init__(self, teacher: Teacher, protocol: Protocol) -> None:
         super().__init__()
@@ -58,6 +70,11 @@ class DistillationMethod(lightning.LightningModule):
         self.lr, self.betas, self.weight_decay = protocol.lr, protocol.betas, protocol.weight_decay
         self.stages: tuple[int, ...] = (1, 2, 3)
         self.noise = NoiseSource(seed=0)
+        self.cached_features: Sequence[Tensor] | None = None
+
+    @classmethod
+    def require(cls) -> None:
+        """Raise UserError where a package is missing without which the method cannot train."""
 
     @classmethod
     def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:
@@ -84,16 +101,21 @@ class DistillationMethod(lightning.LightningModule):
         """T_k of `stages`, of T1 T2 T3."""
         return [teacher_features[stage - 1] for stage in self.stages]
 
-    def training_terms(self, images: Tensor) -> dict[str, Tensor]:
-        """The loss terms of one batch, images (N, 3, H, W) in [0, 1]."""
-        teacher_features = self.teacher(images)
+    def teacher_features(self, batch: ImageBatch) -> list[Tensor]:
+        """T1 T2 T3 of a training batch; the teacher never changes, so they may come from `cached_features`."""
+        if self.cached_features is None:
+            return self.teacher(unit_range(batch.images))
+        return [stage[batch.indices].permute(0, 3, 1, 2) for stage in self.cached_features]
+
+    def training_terms(self, images: Tensor, teacher_features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The loss terms of one batch, images (N, 3, H, W) in [0, 1] and their T1 T2 T3."""
         return self.loss(self.compared(teacher_features), self.student_features(images, teacher_features))
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        terms = self.training_terms(unit_range(batch.images))
+        terms = self.training_terms(unit_range(batch.images), self.teacher_features(batch))
         total = torch.stack(list(terms.values())).sum()
         logged = {name: value.detach() for name, value in terms.items()} | {"loss": total.detach()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch.images))
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.images))
         return total
 
     def distance_map(self, teacher_feature: Tensor, student_feature: Tensor) -> Tensor:
@@ -122,6 +144,18 @@ class DistillationMethod(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = self.parameter_groups()
         return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Without the teacher, which is known by its weights file; with the state of every device's noise."""
+        checkpoint["state_dict"] = self.student_state()
+        states = self.noise.state_dict()
+        checkpoint["noise"] = [states] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(checkpoint["noise"], states)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= {k: value for k, value in self.state_dict().items() if k.startswith("teacher.")}
+        self.noise.load_state_dict(checkpoint["noise"][self.trainer.global_rank])
 
     def student_state(self) -> dict[str, Tensor]:
         """What training changed: the state without the teacher, which is known by its weights file."""

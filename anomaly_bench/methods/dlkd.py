@@ -173,9 +173,9 @@ class DualLearning(DistillationMethod):
         """F_PS at test, without noise; the student never sees `images`."""
         return self.precise_features(teacher_features, self.coarse_features(teacher_features))
 
-    def training_terms(self, images: Tensor) -> dict[str, Tensor]:
+    def training_terms(self, images: Tensor, teacher_features: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of eq. 6; the targets are the clean T_E."""
-        teacher_features, anomalous = self.teacher(images), self.pseudo_anomalous(images)
+        anomalous = self.pseudo_anomalous(images)
         coarse = self.coarse_features(anomalous)
         return self.dual_loss(teacher_features, anomalous, coarse, self.precise_features(teacher_features, coarse))
 

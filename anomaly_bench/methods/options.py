@@ -1,6 +1,7 @@
 """Where an option's default comes from, and what options may be.
 
-`Stated[float]` is the paper's own value, `Released[float]` that of its authors' code, `Ours[float]` fills a gap.
+`Stated[float]` is the paper's own value, `Released[float]` that of its authors' code, `OfAnomalib[float]` that of
+anomalib, where a method is anomalib's, and `Ours[float]` fills a gap.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from anomaly_bench.errors import UserError
 
 T = TypeVar("T")
 STATED, RELEASED, OURS = "stated in the paper", "the authors' code", "our choice"
-SOURCES = (STATED, RELEASED, OURS)
+ANOMALIB = "anomalib's code"
+SOURCES = (STATED, RELEASED, ANOMALIB, OURS)
 Stated = Annotated[T, STATED]
 Released = Annotated[T, RELEASED]
+OfAnomalib = Annotated[T, ANOMALIB]
 Ours = Annotated[T, OURS]
 
 
@@ -24,7 +27,7 @@ def option_source(annotation: Any) -> str:
     for source in getattr(annotation, "__metadata__", ()):
         if source in SOURCES:
             return str(source)
-    raise TypeError(f"{annotation} is none of Stated[...], Released[...] and Ours[...].")
+    raise TypeError(f"{annotation} is none of Stated[...], Released[...], OfAnomalib[...] and Ours[...].")
 
 
 def option_sources(function: Any) -> dict[str, str]:

@@ -13,7 +13,9 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a paper trains, always with Adam: a method file states its own, a profile or `--set` may replace values.
+    """How a paper trains: a method file states its own, a profile or `--set` may replace values.
+
+    The optimiser is Adam unless a method has another; it then names what it has no use for as `unused`.
 
     All of it is part of a run's identity. A field added later needs a default that changes nothing, and is left out
     of the identity where it has that default.
@@ -22,9 +24,9 @@ class Protocol:
         teacher: timm name of the frozen network and its weights.
         epochs: passes over the training images; the last one counts.
         batch_size: images a step; a short last batch is kept.
-        lr: Adam's learning rate.
+        lr: the optimiser's learning rate.
         betas: Adam's decay rates.
-        weight_decay: Adam's L2 coefficient (the gradient's term is `weight_decay * w`).
+        weight_decay: the optimiser's L2 coefficient (the gradient's term is `weight_decay * w`).
         image_size: height and width that images are resized to, in pixels.
         precision: Lightning's name of it; no paper states one.
         student: timm name of a trained network that sees the image, and of its first weights; None where the method

@@ -5,15 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from anomaly_bench.bench.profiles import Profile
-from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.spec import EvalSpec, PlannedRun
 from anomaly_bench.bench.store import Record
 from anomaly_bench.tables.index import Index
 from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure, MissingError
 from anomaly_bench.tables.paired import Interval
-from anomaly_bench.tables.plan import LeftOutError, PlannedRun, cell_runs
+from anomaly_bench.tables.plan import LeftOutError, cell_runs
 from anomaly_bench.tables.printed import NOTHING, PrintedCell, PrintedTable
 from anomaly_bench.tables.spec import Line, Query, TableSpec
 
@@ -79,15 +80,15 @@ class Cell:
         return "below" if self.difference < 0 else "above"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BuiltTable:
-    """A table with its cells filled: `cells[row][column]`."""
+    """A table with its cells filled: `cells[row][column]`; equal to itself alone."""
 
     spec: TableSpec
     profile: Profile
     cells: list[list[Cell]]
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """Every run that a cell shows, sorted by id."""
         used = {record.spec.run_id: record for row in self.cells for cell in row for record in cell.records}
@@ -207,7 +208,7 @@ def _fill(
         cell,
         categories=tuple(values),
         categories_planned=planned,
-        caveat=_caveat(records),
+        caveat=_caveat(records, {run.spec.protocol.batch_size for run in (*runs, *(partners or ()))}),
         records=tuple(records),
         evaluation=runs[0].evaluation,
     )
@@ -234,10 +235,15 @@ def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: In
     return ratios, [side[seed][1] for seed in pairs for side in (own, other)]
 
 
-def _caveat(records: Sequence[Record]) -> str:
-    """Names the categories of which images are missing: their numbers are not those of the data set."""
+def _caveat(records: Sequence[Record], batch_sizes: set[int]) -> str:
+    """Names the categories whose numbers are not those asked for: images are missing, or the batch was halved."""
     incomplete = dict.fromkeys(r.spec.category for r in records if r.evidence["data"]["complete"] is False)
-    return f"on INCOMPLETE data ({', '.join(incomplete)}), so no difference is given" if incomplete else ""
+    halved = dict.fromkeys(r.spec.category for r in records if r.spec.protocol.batch_size not in batch_sizes)
+    parts = [
+        *([f"on INCOMPLETE data ({', '.join(incomplete)})"] if incomplete else []),
+        *([f"at HALF THE BATCH for want of memory ({', '.join(halved)})"] if halved else []),
+    ]
+    return f"{' and '.join(parts)}, so no difference is given" if parts else ""
 
 
 def _with_statistics(cell: Cell, values: dict[str, BySeed], *, paired: bool) -> Cell:

@@ -11,6 +11,7 @@ from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable
 from anomaly_bench.tables.measures import MEASURES, RELATIVE
+from anomaly_bench.tables.peers import peer_versions
 from anomaly_bench.tables.spec import ALL
 
 COMPARED_VERSIONS = ("anomaly-bench", "torch", "timm", "numpy", "pillow")
@@ -21,11 +22,13 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
     records = built.records
     lines = [("Profile", built.profile.label)]
     if not records:
-        return [*lines, ("Measured", "nothing yet; only the paper's numbers are shown")]
+        shown = "; only the paper's numbers are shown" if built.spec.printed else ""
+        return [*lines, ("Measured", f"nothing yet{shown}")]
     lines += [
         ("Teacher", _networks(built, "teacher")),
         ("Student", _networks(built, "student")),
         ("Training", _list(_training(record) for record in records)),
+        ("Peers", _peers(records)),
         ("Seeds", _list(str(record.spec.seed) for record in records)),
         ("Categories", _categories(built)),
         ("Data", _data(records)),
@@ -35,6 +38,13 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
     ]
     lines = [(label, text) for label, text in lines if text]
     return [*lines, *(("WARNING", text) for text in _warnings(built, records))]
+
+
+def _peers(records: list[Record]) -> str:
+    """What was measured with which anomalib."""
+    return "; ".join(
+        f"{', '.join(names)} measured with anomalib {version}" for version, names in peer_versions(records).items()
+    )
 
 
 def _list(texts: Iterable[str]) -> str:
@@ -80,9 +90,11 @@ def _network(record: Record, role: str) -> str:
 
 
 def _training(record: Record) -> str:
-    protocol, own = record.spec.protocol, load_method(record.spec.method).protocol
+    method = load_method(record.spec.method)
+    protocol, own = record.spec.protocol, method.protocol
     parts = []
-    for name in ("epochs", "batch_size", "lr", "image_size", "precision"):
+    fields = ("epochs", "batch_size", "lr", "image_size", "precision")
+    for name in (name for name in fields if name not in method.unused):
         value, stated = getattr(protocol, name), getattr(own, name)
         text = f"{name.replace('_', ' ')} {value}"
         parts.append(text if value == stated else f"{text} (protocol: {stated})")
@@ -161,12 +173,16 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
     substituted = built.profile.dataset is None and built.profile.settings.keys() & {"teacher", "epochs"}
     found = {
         f"cells mix {len(versions)} versions, see above": len(versions) > 1,
+        "peers were measured with several versions of anomalib, see above": len(peer_versions(records)) > 1,
         f"cells mix {len(teachers)} teachers or weights, see above": len(teachers) > 1,
         "runs of one category saw different data": len(manifests) > len({category for category, _ in manifests}),
         "a teacher has random weights: these numbers say nothing about the method": any(
             record.evidence["weights"]["source"] == "random" for record in records
         ),
         "not the paper's protocol: a difference is no evidence against the paper": bool(substituted),
+        "some runs were trained on several devices: masks, noise and losses over a batch are not those of one": any(
+            record.cost.get("devices", 1) > 1 for record in records
+        ),
         "some data are incomplete, see Data": any(data["complete"] is False for data in evidence),
         "some images are resized copies, see Data": any(data["resized"] for data in evidence),
         "cells with one seed: differences under about 0.3 points are no evidence": any(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Failure, Record, Store
+from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
 from anomaly_bench.tables.measures import MEASURES, MissingError, ScoresOf
 from anomaly_bench.tables.paired import Interval, paired_interval
-from anomaly_bench.tables.plan import PlannedRun
 from anomaly_bench.tables.scores import Scores, read_scores
 
 LEAST_SEEDS = 3  # below, a paired test says nothing
@@ -45,9 +44,19 @@ class Index:
             else:
                 index.records.setdefault(entry.spec.any_seed(), []).append(entry)
                 index.revisions.setdefault(entry.spec.any_revision(), []).append(entry.spec)
+        for record in [record for records in index.records.values() for record in records]:
+            index.add_stand_in(record)
         for records in index.records.values():
             records.sort(key=lambda record: record.spec.seed)
         return index
+
+    def add_stand_in(self, record: Record) -> None:
+        """A run at half the batch also where one at the whole batch would be, had it found the memory."""
+        for size in record.provenance.get(STANDS_IN, []):
+            missing = replace(record.spec, protocol=replace(record.spec.protocol, batch_size=size))
+            there = self.records.setdefault(missing.any_seed(), [])
+            if record.spec.seed not in [one.spec.seed for one in there]:
+                there.append(record)
 
     @classmethod
     def of_store(cls, store: Store) -> Index:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
@@ -73,17 +74,21 @@ def paired_interval(pairs: Sequence[Sequence[SeedPair]], *, resamples: int = 100
             anomalous images.
     """
     seeds = _check(pairs)
-    # The streams do not depend on how much of the others was used, so neither does the result on CHUNK.
-    streams = [default_rng(stream) for stream in SeedSequence(SEED).spawn(1 + 2 * len(pairs))]
-    drawn = streams[0].integers(seeds, size=(resamples, seeds))
+    drawn = _stream(0).integers(seeds, size=(resamples, seeds))
     observed, resampled = 0.0, np.zeros((resamples, seeds))
-    for category, good, anomalous in zip(pairs, streams[1::2], streams[2::2], strict=True):
-        comparisons = [_Comparison.of(pair) for pair in category]
-        observed += sum(comparison.difference for comparison in comparisons) / seeds / len(pairs)
-        resampled += _resample(comparisons, good, anomalous, resamples) / len(pairs)
+    for number, category in enumerate(pairs):
+        sides = [[_resample(scores, number, resamples) for scores in pair] for pair in category]
+        observed += sum(variant.auroc - reference.auroc for variant, reference in sides) / seeds / len(pairs)
+        differences = [variant.resampled - reference.resampled for variant, reference in sides]
+        resampled += np.stack(differences, axis=1) / len(pairs)
     means = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)  # (resamples,)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Interval(observed, low, high)
+
+
+def _stream(number: int) -> Generator:
+    """Independent of all others: how much of one is used changes none of them."""
+    return default_rng(SeedSequence(SEED, spawn_key=(number,)))
 
 
 def _check(pairs: Sequence[Sequence[SeedPair]]) -> int:
@@ -134,36 +139,33 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    variant: _Side
-    reference: _Side
+class _Resampled:
+    """One side's AUROC, and (B,) those of B resamples."""
 
-    @classmethod
-    def of(cls, pair: SeedPair) -> _Comparison:
-        return cls(*map(_Side.of, pair))
-
-    @property
-    def difference(self) -> float:
-        return auroc(self.variant.ranking) - auroc(self.reference.ranking)
+    auroc: float
+    resampled: NDArray[np.float64]
 
 
-def _resample(
-    comparisons: Sequence[_Comparison], good: Generator, anomalous: Generator, resamples: int
-) -> NDArray[np.float64]:
-    """One category's differences, (resamples, S), its images drawn from two streams."""
-    ranking = comparisons[0].variant.ranking
-    differences = np.empty((resamples, len(comparisons)))
+@lru_cache(maxsize=8192)  # of 8 kB; a reference is held against many variants, and stands in many tables
+def _resample(scores: Scores, number: int, resamples: int) -> _Resampled:
+    """One side of a comparison's category number `number`, which decides what is drawn for it."""
+    side, aurocs = _Side.of(scores), list[NDArray[np.float64]]()
+    good = _draw(2 * number + 1, side.ranking.normals, resamples)
+    anomalous = _draw(2 * number + 2, side.ranking.order.size, resamples)
+    for weights in zip(good, anomalous, strict=True):
+        # Whole numbers as floats are exact, and faster in what follows.
+        aurocs.append(side.auroc(*(counts.astype(np.float64) for counts in weights)))
+    return _Resampled(auroc(side.ranking), np.concatenate(aurocs))
+
+
+@lru_cache(maxsize=64)  # of 0.1 MB for 100 images, two for every category of a data set
+def _draw(stream: int, images: int, resamples: int) -> list[NDArray[np.uint8]]:
+    """How often each image is among as many drawn with replacement, (images, CHUNK) for every chunk of resamples."""
+    generator, chunks = _stream(stream), list[NDArray[np.uint8]]()
     for start in range(0, resamples, CHUNK):
-        chunk = differences[start : start + CHUNK]
-        weights = _draw(good, ranking.normals, len(chunk)), _draw(anomalous, ranking.order.size, len(chunk))
-        for seed, comparison in enumerate(comparisons):
-            chunk[:, seed] = comparison.variant.auroc(*weights) - comparison.reference.auroc(*weights)
-    return differences
-
-
-def _draw(stream: Generator, images: int, resamples: int) -> NDArray[np.float64]:
-    """How often each image is among as many drawn with replacement, (images, resamples)."""
-    drawn = stream.integers(images, size=(resamples, images))
-    places = drawn * resamples + np.arange(resamples)[:, None]
-    counts = np.bincount(places.ravel(), minlength=images * resamples).reshape(images, resamples)
-    return counts.astype(np.float64)  # exact, and faster than integers in what follows
+        size = min(CHUNK, resamples - start)
+        drawn = generator.integers(images, size=(size, images))
+        places = drawn * size + np.arange(size)[:, None]
+        counts = np.bincount(places.ravel(), minlength=images * size).reshape(images, size)
+        chunks.append(counts.astype(np.uint8))  # 20 times the same image is a chance of 1e-19
+    return chunks

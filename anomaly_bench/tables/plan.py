@@ -5,24 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import Profile
 from anomaly_bench.bench.resolve import NETWORKS, SAME, resolve
-from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.spec import PlannedRun
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.spec import ALL, EXPERIMENTS, Query, TableSpec
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a table, and the evaluation that the table reads from it."""
-
-    spec: RunSpec
-    evaluation: EvalSpec
 
 
 class LeftOutError(UserError):

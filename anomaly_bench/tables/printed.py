@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from anomaly_bench.bench.catalog import PACKAGE
 from anomaly_bench.errors import UserError
+from anomaly_bench.tables.spec import load_table
 
 PRINTED = PACKAGE.parent / "results" / "printed"
 COLUMNS = ["row", "column", "printed", "unit", "note"]
@@ -30,16 +31,21 @@ NOTHING = PrintedCell("", "", "")
 
 
 def load_printed(table: str) -> PrintedTable:
-    """The paper's table by name, `<paper>/<table>`.
+    """The paper's table by name, `<paper>/<table>`; empty for a table that no paper prints.
 
     Raises:
         UserError: the file is missing, or is not as it should be; names the line.
     """
     path = PRINTED / f"{table}.csv"
+    if not path.exists() and not load_table(table).printed:
+        return {}
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
-        raise UserError(f"the printed numbers {path} cannot be read ({error.strerror}); restore the file.") from error
+        raise UserError(
+            f"the printed numbers {path} cannot be read ({error.strerror}); restore the file, or say "
+            "`printed: false` in the table's YAML where no paper prints them."
+        ) from error
     if not lines or lines[0] != COLUMNS:
         raise UserError(f"{path}:1: the header must be {','.join(COLUMNS)}; restore the file.")
     cells: PrintedTable = {}

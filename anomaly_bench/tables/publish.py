@@ -11,23 +11,25 @@ from anomaly_bench.bench.store import Store, replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable, build_table
 from anomaly_bench.tables.index import Index
+from anomaly_bench.tables.peers import with_peers
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.render import RENDERERS
 from anomaly_bench.tables.spec import TableSpec, load_table, table_names
 from anomaly_bench.tables.stand_in import on_stand_in
 
 
-def profile_table(name: str, profile: Profile, data_root: Path) -> TableSpec:
-    """The table by name, on the profile's data set."""
+def profile_table(name: str, profile: Profile, data_root: Path, *, peers: bool = False) -> TableSpec:
+    """The table by name, on the profile's data set, its peers measured or only quoted."""
+    table = with_peers(load_table(name)) if peers else load_table(name)
     if profile.dataset is None:
-        return load_table(name)
+        return table
     categories = profile.categories or load_dataset(profile.dataset).category_names(data_root)
-    return on_stand_in(load_table(name), profile.dataset, categories)
+    return on_stand_in(table, profile.dataset, categories)
 
 
-def build_by_name(name: str, profile: Profile, index: Index, data_root: Path) -> BuiltTable:
+def build_by_name(name: str, profile: Profile, index: Index, data_root: Path, *, peers: bool = False) -> BuiltTable:
     """The table as the store stands."""
-    table = profile_table(name, profile, data_root)
+    table = profile_table(name, profile, data_root, peers=peers)
     return build_table(table, profile, index, load_printed(name), data_root)
 
 
@@ -39,7 +41,7 @@ def write_table(built: BuiltTable, results: Path) -> list[Path]:
     """
     paths = []
     for suffix, render in RENDERERS.items():
-        path = _path(results, built.profile, built.spec.name, suffix)
+        path = _path(results, built.profile, built.spec.file_name, suffix)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, render(built))
@@ -49,15 +51,22 @@ def write_table(built: BuiltTable, results: Path) -> list[Path]:
     return paths
 
 
+def written_tables(profile: Profile, results: Path) -> list[tuple[str, bool]]:
+    """Every table by name, and once more, marked True, where its writing with peers is there to be kept up to date."""
+    with_peers_too = {name for name in table_names() if _path(results, profile, f"{name}-peers", "md").exists()}
+    return [(name, peers) for name in table_names() for peers in (False, True) if not peers or name in with_peers_too]
+
+
 def stale_tables(store: Store, data_root: Path) -> list[Path]:
     """Files below `<results>/tables` that are not what the records give, those of stand-in data left out."""
     committed = [profile for profile in PROFILES.values() if profile.dataset is None]
     index, stale = Index.of_store(store), []
-    for profile, name in itertools.product(committed, table_names()):
-        paths = {suffix: _path(store.results, profile, name, suffix) for suffix in RENDERERS}
+    for profile, name, peers in itertools.product(committed, table_names(), (False, True)):
+        file_name = f"{name}-peers" if peers else name
+        paths = {suffix: _path(store.results, profile, file_name, suffix) for suffix in RENDERERS}
         there = {suffix: path for suffix, path in paths.items() if path.exists()}
         if there:
-            built = build_by_name(name, profile, index, data_root)
+            built = build_by_name(name, profile, index, data_root, peers=peers)
             stale += [path for suffix, path in there.items() if RENDERERS[suffix](built) != path.read_text("utf-8")]
     return stale
 

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
@@ -23,6 +24,7 @@ class Grid:
     footnotes: list[str]
 
 
+@lru_cache(maxsize=1)  # a table's writings follow one another
 def lay_out(built: BuiltTable) -> Grid:
     """A quoted column stays one; a measured one becomes printed, measured, difference.
 
@@ -49,8 +51,10 @@ def _parts(built: BuiltTable, index: int) -> list[tuple[str, Callable[[Cell, lis
     name = built.spec.columns[index].name
     if not any(row[index].measurable for row in built.cells):
         return [(name, _printed)]
-    if built.profile.dataset is not None:  # stand-in data, beside which nothing is printed
+    if built.profile.dataset is not None or not built.spec.printed:  # nothing to stand beside
         return [(f"{name}, measured", _measured)]
+    if built.spec.peers and built.spec.columns[index].peer:
+        return [(f"{name}, printed", _printed), (f"{name}, measured", _measured)]
     return [(f"{name}, printed", _printed), (f"{name}, measured", _measured), ("difference", _difference)]
 
 
@@ -184,7 +188,7 @@ def to_latex(built: BuiltTable) -> str:
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_latex(grid.title)}}}",
-        rf"\label{{tab:{built.spec.name.replace('/', ':')}:{built.profile.name}}}",
+        rf"\label{{tab:{built.spec.file_name.replace('/', ':')}:{built.profile.name}}}",
         r"\resizebox{\textwidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(grid.columns) - 1)}}}",
         r"\toprule",

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,12 @@ SMALL_BELOW, LARGE_ABOVE = 0.05, 0.2
 COLUMNS = ("path", "label", "score", "share_original")  # of those in the file, the ones read here
 LABELS = {"0": False, "1": True}
 
+Pick = Callable[[list[str]], tuple[str, ...]]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Scores:
-    """What one evaluation says of each of its N test images.
+    """What one evaluation says of each of its N test images; equal to itself alone, whatever others hold.
 
     Attributes:
         names: N of them, in the order of the file.
@@ -48,11 +52,13 @@ def read_scores(text: str) -> Scores:
     Raises:
         ValueError: the text is not such a file; one sentence, with the line.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        columns = next(reader, [])
+        if not set(COLUMNS) <= set(columns):
             raise ValueError(f"line 1 must name the columns {', '.join(COLUMNS)}.")
-        images = [_image(row, reader.line_num) for row in reader]
+        pick: Pick = itemgetter(*map(columns.index, COLUMNS))
+        images = [_image(row, pick, len(columns), reader.line_num) for row in reader if row]
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is not CSV ({error}).") from error
     if not images:
@@ -61,18 +67,18 @@ def read_scores(text: str) -> Scores:
     return Scores(names, np.array(labels), np.array(scores), np.array(shares))
 
 
-def _image(row: dict[str | Any, str | Any], line: int) -> tuple[str, bool, float, float]:
-    """Name, label, score and share of one line."""
+def _image(row: list[str], pick: Pick, values: int, line: int) -> tuple[str, bool, float, float]:
+    """Name, label, score and share of one line of `values`, from where `pick` finds `COLUMNS`."""
     try:
-        if None in row or None in row.values():  # how DictReader marks too many values, and too few
+        if len(row) != values:
             raise ValueError("its number of values is not that of line 1")
-        label, score = LABELS[row["label"]], float(row["score"])
-        share = float(row["share_original"]) if row["share_original"] else None
+        name, label, score, share = pick(row)
+        image = name, LABELS[label], float(score), float(share) if share else math.nan
     except (KeyError, ValueError) as error:
         raise ValueError(f"line {line} is not that of a scored image ({error}).") from None
-    if not math.isfinite(score) or (share is not None and not 0 <= share <= 1):
+    if not math.isfinite(image[2]) or (share and not 0 <= image[3] <= 1):
         raise ValueError(f"line {line} has the score {score} and the share {share}: out of range.")
-    return row["path"], label, score, math.nan if share is None else share
+    return image
 
 
 def auroc_of_size(scores: Scores, size: Size) -> float | str:

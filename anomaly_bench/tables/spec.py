@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anomaly_bench.bench.catalog import PACKAGE, dataset_names, method_names
+from anomaly_bench.bench.catalog import PACKAGE, dataset_names, method_names, peer_names
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.measures import MEASURES
 from anomaly_bench.tables.yaml_lines import Mapping, load_mapping
@@ -15,8 +15,8 @@ from anomaly_bench.tables.yaml_lines import Mapping, load_mapping
 EXPERIMENTS = PACKAGE.parent / "experiments"
 ALL = "all"
 RUN_KEYS = ("method", "options", "dataset", "categories", "metric")
-LINE_KEYS = ("name", "printed", "compare", "reference", "relative_to", *RUN_KEYS)
-TABLE_KEYS = ("title", "runs", "rows", "columns", "notes", "sweep")
+LINE_KEYS = ("name", "printed", "compare", "reference", "relative_to", "peer", *RUN_KEYS)
+TABLE_KEYS = ("title", "runs", "rows", "columns", "notes", "sweep", "printed")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Line:
         query: its part of the question.
         compare: False where the printed number is of another kind than ours, so that a difference would mislead.
         reference: name of the row or column that this one is held against by a paired test, or "".
+        peer: question that measures what is otherwise only quoted, see `peers.with_peers`; or None.
     """
 
     name: str
@@ -81,11 +82,16 @@ class Line:
     query: Query = field(default_factory=Query)
     compare: bool = True
     reference: str = ""
+    peer: Query | None = None
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table of one paper, as its YAML says; a sweep names the option that its rows step through."""
+    """One table of one paper, as its YAML says; a sweep names the option that its rows step through.
+
+    Not `printed` where no paper prints its numbers: what is measured then stands alone. `peers` where the lines that
+    name a peer are measured, not only quoted.
+    """
 
     name: str  # <paper>/<table>
     title: str
@@ -94,6 +100,13 @@ class TableSpec:
     runs: Query
     notes: tuple[str, ...] = ()
     sweep: str = ""
+    printed: bool = True
+    peers: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """Under which its writings are kept, apart with peers and without."""
+        return f"{self.name}-peers" if self.peers else self.name
 
     def query(self, row: Line, column: Line) -> Query:
         """The cell's question."""
@@ -133,6 +146,7 @@ def read_table(path: Path) -> TableSpec:
         runs=_query(plain["runs"]) if "runs" in plain else Query(),
         notes=tuple(str(note) for note in plain.get("notes", [])),
         sweep=str(plain.get("sweep", "")),
+        printed=_truth(plain, "printed"),
     )
     for key in ("rows", "columns"):
         _check_references(plain[key], getattr(table, key))
@@ -159,11 +173,27 @@ def _lines(plain: Mapping, key: str) -> tuple[Line, ...]:
         name = str(entry["name"])
         if name in [line.name for line in lines]:
             raise entry.wrong(f"{key} has '{name}' twice; rename one.")
-        if not isinstance(entry.get("compare", True), bool):
-            raise entry.wrong("compare must be true or false; correct it.")
         printed, reference = str(entry.get("printed", name)), str(entry.get("reference", ""))
-        lines.append(Line(name, printed, _query(entry), entry.get("compare", True), reference))
+        lines.append(Line(name, printed, _query(entry), _truth(entry, "compare"), reference, _peer(entry)))
     return tuple(lines)
+
+
+def _peer(entry: Mapping) -> Query | None:
+    if "peer" not in entry:
+        return None
+    peer = entry["peer"]
+    if not isinstance(peer, Mapping):
+        raise entry.wrong("peer is a mapping such as {method: padim}; correct it.")
+    _check_keys(peer, RUN_KEYS, required=("method",))
+    return _query(peer, peer_names())
+
+
+def _truth(entry: Mapping, key: str) -> bool:
+    """A switch that is on unless the YAML says otherwise."""
+    value = entry.get(key, True)
+    if not isinstance(value, bool):
+        raise entry.wrong(f"{key} must be true or false; correct it.")
+    return value
 
 
 def _check_references(entries: Sequence[Mapping], lines: Sequence[Line]) -> None:
@@ -175,8 +205,8 @@ def _check_references(entries: Sequence[Mapping], lines: Sequence[Line]) -> None
             )
 
 
-def _query(entry: Mapping) -> Query:
-    allowed = {"method": method_names(), "dataset": dataset_names(), "metric": MEASURES}
+def _query(entry: Mapping, methods: Sequence[str] | None = None) -> Query:
+    allowed = {"method": methods or method_names(), "dataset": dataset_names(), "metric": MEASURES}
     for key, names in allowed.items():
         if key in entry and entry[key] not in names:
             raise entry.wrong(f"unknown {key} '{entry[key]}'{nearest(str(entry[key]), names)}")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from anomaly_bench.bench.profiles import Profile
-from anomaly_bench.bench.spec import RunSpec
+from anomaly_bench.bench.spec import PlannedRun, RunSpec
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.tables.plan import PlannedRun, table_runs
+from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.publish import profile_table
 from anomaly_bench.tables.spec import table_names
 from anomaly_bench.tables.train import duration

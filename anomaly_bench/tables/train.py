@@ -1,29 +1,61 @@
-"""Obtain a table's runs one after the other, saying what will be done, what is done, and how long is left."""
+"""Obtain a table's runs: what will be done, what is done, how long is left, and what went wrong."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
-from anomaly_bench.bench.execute import Places, RunFailedError, open_data
-from anomaly_bench.bench.obtain import Obtained, compare_evidence, obtain
+from tqdm import tqdm
+
+from anomaly_bench.bench.catalog import load_method
+from anomaly_bench.bench.execute import open_data
+from anomaly_bench.bench.launch import start_engine
+from anomaly_bench.bench.launch.engine import Engine, hand_out
+from anomaly_bench.bench.launch.work import Job, Outcome
+from anomaly_bench.bench.obtain import compare_evidence
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.progress import say
-from anomaly_bench.bench.store import Record, Store, StoreError
+from anomaly_bench.bench.spec import PlannedRun
+from anomaly_bench.bench.store import Failure, Record, Store
 from anomaly_bench.errors import UserError
-from anomaly_bench.tables.plan import PlannedRun
+
+SHOWN = 40  # runs that are named before they are done
 
 
 @dataclass(frozen=True)
 class Work:
-    """A table's runs by what is to be done with them."""
+    """A table's runs by what is to be done with them; those in `failed` are not tried again."""
 
-    done: list[PlannedRun]
-    to_do: list[PlannedRun]
-    without_data: list[PlannedRun]
+    done: list[PlannedRun] = field(default_factory=list)
+    to_do: list[PlannedRun] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    without_data: list[PlannedRun] = field(default_factory=list)
 
 
-def sort_work(runs: Sequence[PlannedRun], places: Places, store: Store, *, asked_for: bool) -> Work:
+@dataclass(frozen=True)
+class Workers:
+    """Who works: `--launcher`, `--workers` and, by name, submitit's parameters."""
+
+    launcher: str = "local"
+    count: int = 1
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_this_process(self) -> bool:
+        return self.launcher == "local" and self.count == 1
+
+    def start(self, job: Job) -> Engine:
+        return start_engine(self.launcher, self.count, job, self.slurm)
+
+
+def sort_work(
+    runs: Sequence[PlannedRun], places: Places, store: Store, *, asked_for: bool, retry_failed: bool = False
+) -> Work:
     """Look at the store and the data, train nothing.
 
     Args:
@@ -31,67 +63,136 @@ def sort_work(runs: Sequence[PlannedRun], places: Places, store: Store, *, asked
         places: where data and weights are.
         store: where records are.
         asked_for: the user named the categories, so that missing data is an error and not an empty cell.
+        retry_failed: only runs that failed are to do.
 
     Raises:
         UserError: a record was made from other data or weights; or the data of all runs (of any, if asked for) miss.
     """
-    work = Work([], [], [])
+    work = Work()
     missing: UserError | None = None
     compared = []  # evidence that was compared already: seeds share it, and hashing a category takes a moment
     for run in runs:
-        record = store.load(run.spec.run_id)
-        if isinstance(record, Record):
-            if (run.spec.category, record.evidence) not in compared:
-                compare_evidence(record, places)
-                compared.append((run.spec.category, record.evidence))
-            (work.done if run.evaluation.eval_id in record.evaluations else work.to_do).append(run)
+        entry = store.load(run.spec.run_id)
+        if isinstance(entry, Record):
+            if (run.spec.category, entry.evidence) not in compared:
+                compare_evidence(entry, places)
+                compared.append((run.spec.category, entry.evidence))
+            (work.done if run.evaluation.eval_id in entry.evaluations else work.to_do).append(run)
             continue
+        if isinstance(entry, Failure) and entry.final and not retry_failed:
+            work.failed.append(entry)
+            continue
+        load_method(run.spec.method).require()
         try:
             open_data(run.spec, places)
         except UserError as error:
             missing = error
             work.without_data.append(run)
         else:
-            work.to_do.append(run)
-    if missing and (asked_for or not (work.done or work.to_do)):
+            if isinstance(entry, Failure) or not retry_failed:
+                work.to_do.append(run)
+    if missing and (asked_for or not (work.done or work.to_do or work.failed)):
         raise missing
     return work
 
 
 def describe(work: Work) -> str:
     """What will be done, in a few lines."""
-    lines = [f"{len(work.done)} runs are done, {len(work.to_do)} are to do."]
+    failed = f", {len(work.failed)} failed before (--retry-failed tries them again)" if work.failed else ""
+    lines = [f"{len(work.done)} runs are done, {len(work.to_do)} are to do{failed}."]
     if work.without_data:
         names = sorted({f"{run.spec.dataset}/{run.spec.category}" for run in work.without_data})
         lines.append(f"No data for {len(names)} categories, whose cells stay empty: {', '.join(names)}.")
-    lines += [f"  to do: {run.spec.title} [{run.spec.run_id}]" for run in work.to_do]
+    lines += [f"  to do: {run.spec.title} [{run.spec.run_id}]" for run in work.to_do[:SHOWN]]
+    if len(work.to_do) > SHOWN:
+        lines.append(f"  to do: {len(work.to_do) - SHOWN} more")
     return "\n".join(lines)
 
 
-def do_work(work: Work, places: Places, store: Store) -> list[Exception]:
-    """Every run that is to do; what went wrong with those that failed, which does not stop the others.
+def do_work(work: Work, job: Job, workers: Workers) -> list[str]:
+    """Every run that is to do; a sentence for each that failed, which does not stop the others.
+
+    A run that another process is at is left to it, and waited for at the end.
 
     Raises:
         StoreError: the results folder cannot be written to.
+        UserError: the workers cannot be started.
     """
-    failures: list[Exception] = []
-    start = time.monotonic()
-    for number, run in enumerate(work.to_do, start=1):
-        say(f"[{number} of {len(work.to_do)}] {run.spec.title}")
-        try:
-            obtained: Obtained = obtain(run.spec, run.evaluation, places, store)
-        except StoreError:
-            raise  # no other run could be stored either
-        except (RunFailedError, UserError) as error:
-            failures.append(error)
-            say(f"  {error}")
-            continue
-        spent = time.monotonic() - start
-        left = spent / number * (len(work.to_do) - number)
-        auroc = obtained.record.evaluations[run.evaluation.eval_id]["metrics"]["image_auroc"]
-        shown = "undefined" if auroc is None else f"{auroc:.4f}"
-        say(f"  {obtained.how}, image AUROC {shown}; {duration(spent)} spent, about {duration(left)} left")
-    return failures
+    if not work.to_do:
+        return []
+    store, view = Store(job.places.results), Overview(len(work.to_do))
+    store.sweep()
+    with _ended_by_sigterm(), workers.start(job) as engine:
+        elsewhere = []
+        for run, outcome in hand_out(engine, work.to_do, view.show_running, wait=False):
+            if outcome.ending == "elsewhere":
+                elsewhere.append(run)
+                continue
+            view.end(run, outcome)
+        if elsewhere:
+            say(f"another process is at {len(elsewhere)} of the runs; waiting for it.")
+        for run, outcome in hand_out(engine, elsewhere, view.show_running, wait=True):
+            view.end(run, outcome)
+    view.close()
+    store.sweep()
+    return view.failures
+
+
+class Overview:
+    """One view of all workers: a bar, or a line for each run that ends where there is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.ended, self.running = total, 0, 0
+        self.failures: list[str] = []
+        self.start = time.monotonic()
+        self.bar: tqdm[Any] = tqdm(total=total, desc="runs", unit="run", disable=None)
+
+    def show_running(self, count: int) -> None:
+        """So many runs are being worked at."""
+        self.running = count
+        self.bar.set_postfix_str(self._state())
+
+    def end(self, run: PlannedRun, outcome: Outcome) -> None:
+        """One more has ended."""
+        self.ended, self.running = self.ended + 1, max(self.running - 1, 0)
+        if outcome.ending == "failed":
+            self.failures.append(outcome.reason)
+        self.bar.set_postfix_str(self._state(), refresh=False)
+        self.bar.update()
+        spent = time.monotonic() - self.start
+        left = spent / self.ended * (self.total - self.ended)
+        times = f"{duration(spent)} spent, about {duration(left)} left"
+        say(f"[{self.ended} of {self.total}] {_line(run, outcome)}; {self._state()}; {times}")
+
+    def _state(self) -> str:
+        return f"{self.running} running, {len(self.failures)} failed"
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _line(run: PlannedRun, outcome: Outcome) -> str:
+    if outcome.ending == "failed":
+        return outcome.reason.rstrip(".")
+    shown = "undefined" if outcome.image_auroc is None else f"{outcome.image_auroc:.4f}"
+    return f"{run.spec.title}: {outcome.ending}, image AUROC {shown}"
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the workers first, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def duration(seconds: float) -> str:

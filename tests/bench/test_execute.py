@@ -19,13 +19,14 @@ import torch
 
 from anomaly_bench.bench import execute as execute_module
 from anomaly_bench.bench.evaluate import evaluate, fuse_maps
-from anomaly_bench.bench.execute import Places, RunFailedError, execute
+from anomaly_bench.bench.execute import execute
 from anomaly_bench.bench.foreground import foreground_masks
 from anomaly_bench.bench.obtain import obtain
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import own_evaluation, resolve
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Failure, Store
+from anomaly_bench.bench.store import Failure, RunFailedError, Store
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.data.images import read_image
 from anomaly_bench.data.layout import Sample

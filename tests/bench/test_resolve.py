@@ -13,7 +13,8 @@ import torch
 
 from anomaly_bench.bench import execute as execute_module
 from anomaly_bench.bench.catalog import load_method, method_names
-from anomaly_bench.bench.execute import Places, execute
+from anomaly_bench.bench.execute import execute
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import PROFILES, load_profile
 from anomaly_bench.bench.resolve import (
     EVALUATION,

@@ -107,11 +107,11 @@ def test_a_broken_record_is_reported_and_counts_as_not_there(tmp_path: Path, dam
 
 def test_a_failure_is_kept_until_a_record_takes_its_place(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_failure(SPEC, "the loss is nan in epoch 3")
+    store.write_failure(Failure(SPEC, "the loss is nan in epoch 3"))
     assert store.load(SPEC.run_id) == Failure(SPEC, "the loss is nan in epoch 3")
     write(store)
     assert store.load(SPEC.run_id) == record()
-    store.write_failure(SPEC, "too late")
+    store.write_failure(Failure(SPEC, "too late"))
     assert store.load(SPEC.run_id) == record()
 
 
@@ -205,3 +205,39 @@ def test_under_a_new_metrics_revision_the_metrics_are_the_new_ones(tmp_path: Pat
         write_json(folder / "record.json", before.as_json())
     store.add_evaluation(before, EvalSpec(), record(0.2).evaluations[EvalSpec().eval_id], "path,score\n", own=True)
     assert stored_auroc(store) == 0.2
+
+
+def test_what_killed_processes_left_is_swept_away_but_for_checkpoints_of_unfinished_runs(tmp_path: Path) -> None:
+    store, unfinished = Store(tmp_path), "0" * 16
+    write(store)
+    folder = store.folder(SPEC.run_id)
+    (folder / ".record.json-half").write_text("{")
+    (folder / ".gitignore").write_text("*")
+    for name in (f".{SPEC.run_id}.lock", f".{SPEC.run_id}.ckpt", f".{unfinished}.ckpt", f".{unfinished}.part"):
+        (store.runs / name).write_text("left")
+    (store.runs / f".{unfinished}-abc").mkdir()
+    (store.runs / f".{unfinished}-abc" / "maps.npz").write_text("half")
+    (store.runs / ".notes").write_text("the user's own")
+    store.sweep()
+    assert sorted(path.name for path in store.runs.iterdir()) == [f".{unfinished}.ckpt", ".notes", SPEC.run_id]
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "record.json"]
+
+
+def test_what_a_living_process_works_at_is_not_swept_away(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.claim(SPEC.run_id), store.new_run(SPEC.run_id) as staged:
+        store.sweep()
+        assert staged.is_dir()
+        write_json(staged / "record.json", record().as_json())
+    assert list(store) == [record()]
+
+
+def test_a_record_that_was_about_to_be_replaced_when_the_process_was_killed_comes_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, 0.25)
+    aside = store.runs / f".{SPEC.run_id}-old-x"
+    aside.mkdir()
+    store.folder(SPEC.run_id).rename(aside / SPEC.run_id)
+    store.sweep()
+    assert stored_auroc(store) == 0.25
+    assert [path.name for path in store.runs.iterdir()] == [SPEC.run_id]

@@ -305,8 +305,8 @@ def test_a_damaged_image_outside_the_subset_is_refused_by_name_too(category: Pat
 
 
 def test_a_single_last_image_is_dropped_only_where_batch_norm_could_not_use_it() -> None:
-    assert [len(batch) for batch in BatchOrder(9, 4, 0, drop_single=True)] == [4, 4]
-    assert [len(batch) for batch in BatchOrder(10, 4, 0, drop_single=True)] == [4, 4, 2]
+    assert [len(batch) for batch in BatchOrder(9, 4, 0, fewest=2)] == [4, 4]
+    assert [len(batch) for batch in BatchOrder(10, 4, 0, fewest=2)] == [4, 4, 2]
     assert [len(batch) for batch in BatchOrder(9, 4, 0)] == [4, 4, 1]
-    assert len(BatchOrder(9, 4, 0, drop_single=True)) == 2
-    assert len(BatchOrder(1, 4, 0, drop_single=True)) == 1
+    assert len(BatchOrder(9, 4, 0, fewest=2)) == 2
+    assert len(BatchOrder(1, 4, 0, fewest=2)) == 1

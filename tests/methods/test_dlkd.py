@@ -138,7 +138,7 @@ def test_precise_features_are_eq_5_stage_by_stage() -> None:
 def test_targets_and_eq_5s_map_are_of_the_clean_image_and_only_the_student_gets_the_noisy_one() -> None:
     method = build(contrast_weight=1.0, margin=-1.0).train()
     method.seed_noise(3)
-    terms = values_of(method.training_terms(images(32)))
+    terms = values_of(method.training_terms(images(32), method.teacher(images(32))))
     method.seed_noise(3)
     with torch.no_grad():
         clean, noisy = method.teacher(images(32)), method.pseudo_anomalous(images(32))

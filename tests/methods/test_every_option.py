@@ -21,7 +21,8 @@ from torch import Tensor
 from anomaly_bench.bench import execute as execute_module
 from anomaly_bench.bench import train as train_module
 from anomaly_bench.bench.catalog import load_method, method_names
-from anomaly_bench.bench.execute import Places, build_method, execute, find_networks, open_data
+from anomaly_bench.bench.execute import build_method, execute, find_networks, open_data
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.progress import Curves
 from anomaly_bench.bench.resolve import option_defaults, option_types, resolve
@@ -191,6 +192,8 @@ def two_steps(spec: RunSpec, data_root: Path) -> Trained:
             loss = method.training_step(batch, index)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            # Several devices wait for every gradient that there may be.
+            assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
             optimiser.step()
             losses.append(loss.item())
     state = {key: value.contiguous() for key, value in method.student_state().items()}

@@ -130,7 +130,7 @@ def test_nothing_is_drawn_in_a_training_step() -> None:
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_a_last_batch_of_one_image_has_no_variance_and_still_trains(distance: str) -> None:
     method = build(distance=distance).train()
-    terms = method.training_terms(images()[:1])
+    terms = method.training_terms(images()[:1], method.teacher(images()[:1]))
     assert terms["variance"].item() == pytest.approx(0, abs=1e-6)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
@@ -147,7 +147,7 @@ def test_images_of_any_size_train_when_the_student_is_resized_to_the_teacher() -
         for corner in (0, -1):  # lies where it lay, as in the anomaly map
             torch.testing.assert_close(resized[:, :, corner, corner], decoded[:, :, corner, corner])
     optimiser: Any = method.configure_optimizers()
-    terms = method.training_terms(images(side)[:2])
+    terms = method.training_terms(images(side)[:2], method.teacher(images(side)[:2]))
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     maps = method.eval().stage_maps(images(side))
@@ -157,7 +157,7 @@ def test_images_of_any_size_train_when_the_student_is_resized_to_the_teacher() -
 
 def test_images_that_do_not_fit_fail_without_resizing_and_those_that_fit_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match="size"):
-        build().training_terms(images(97))
+        build().training_terms(images(97), build().teacher(images(97)))
     plain, resized = build().eval(), build(resize_student=True).eval()
     resized.load_state_dict(plain.state_dict())
     for name, stage_map in plain.stage_maps(images()).items():

@@ -12,11 +12,11 @@ import numpy as np
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.resolve import resolve
-from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
 from anomaly_bench.bench.store import Record
 from anomaly_bench.data.mvtec import OFFICIAL
 from anomaly_bench.metrics import METRIC_KEYS
-from anomaly_bench.tables.plan import PlannedRun, table_runs
+from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.scores import Scores
 from anomaly_bench.tables.spec import TableSpec
 

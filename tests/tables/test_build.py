@@ -9,7 +9,7 @@ import pytest
 
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.spec import EvalSpec
-from anomaly_bench.bench.store import Failure, Record
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record
 from anomaly_bench.tables.build import Cell, build_table
 from anomaly_bench.tables.header import header_lines
 from anomaly_bench.tables.index import Index
@@ -183,6 +183,12 @@ def test_mixed_versions_are_a_warning() -> None:
     assert "cells mix 2 versions" in header([BOTTLE, other])["WARNING"]
 
 
+def test_runs_on_several_devices_are_warned_of() -> None:
+    alone, shared = (dataclasses.replace(BOTTLE, cost={**BOTTLE.cost, "devices": devices}) for devices in (1, 2))
+    assert "several devices" not in header([alone])["WARNING"]
+    assert "some runs were trained on several devices" in header([shared])["WARNING"]
+
+
 def test_other_data_under_another_seed_are_a_warning() -> None:
     other = with_data(made_record("bottle", seed=1), manifest_sha256="01")
     assert "runs of one category saw different data" in header([BOTTLE, other])["WARNING"]
@@ -208,3 +214,20 @@ def test_a_random_teacher_is_a_warning() -> None:
 def test_no_record_at_all_still_shows_the_paper() -> None:
     assert header([])["Measured"].startswith("nothing yet")
     assert {cell.reason for cell in rd_cells([]).values()} == {"not run"}
+
+
+def test_a_run_at_half_the_batch_stands_in_and_says_so() -> None:
+    halved = made_record("bottle", batch_size=8)
+    halved = dataclasses.replace(halved, provenance=halved.provenance | {STANDS_IN: [16]})
+    cell = rd_cells([halved])["Bottle"]
+    assert cell.measured == pytest.approx(50.0)
+    assert cell.difference is None
+    assert cell.caveat == "at HALF THE BATCH for want of memory (bottle), so no difference is given"
+    assert "batch size 8 (protocol: 16)" in header([halved])["Training"]
+
+
+def test_a_run_at_the_whole_batch_is_shown_before_its_stand_in_and_another_batch_is_no_stand_in() -> None:
+    halved = made_record("bottle", batch_size=8)
+    noted = dataclasses.replace(halved, provenance=halved.provenance | {STANDS_IN: [16]})
+    assert rd_cells([noted, BOTTLE])["Bottle"].caveat == ""
+    assert rd_cells([halved])["Bottle"].reason == "not run"

@@ -147,6 +147,7 @@ def test_the_result_depends_on_no_earlier_call_and_not_on_the_chunks(monkeypatch
     paired_interval(noisy_pairs([0.0]), resamples=3)
     assert paired_interval(tied_pairs(), resamples=RESAMPLES) == first
     monkeypatch.setattr(paired, "CHUNK", 5)
+    paired._draw.cache_clear()
     assert paired_interval(tied_pairs(), resamples=RESAMPLES) == first
 
 

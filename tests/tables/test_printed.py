@@ -114,7 +114,7 @@ def decimals(table: str) -> int:
 
 def test_every_table_has_its_printed_numbers_and_its_expected_ones() -> None:
     files = {f"{path.parent.name}/{path.stem}" for path in PRINTED.glob("*/*.csv")}
-    assert set(table_names()) == files == set(EXPECTED)
+    assert {name for name in table_names() if load_table(name).printed} == files == set(EXPECTED)
 
 
 @pytest.mark.parametrize("table", EXPECTED)

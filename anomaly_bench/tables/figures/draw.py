@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_bench.bench.execute import Places
-from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.places import Places
+from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable
@@ -42,10 +42,15 @@ def _by_category(tables: Sequence[BuiltTable]) -> dict[str, list[Record]]:
     found: dict[str, dict[str, Record]] = {}
     for record in (record for built in tables for record in built.records):
         spec = record.spec
-        methods = found.setdefault(f"{spec.dataset}-{spec.category}", {})
+        methods = found.setdefault(category_name(spec), {})
         if spec.method not in methods or _distance(record) < _distance(methods[spec.method]):
             methods[spec.method] = record
     return {name: [methods[method] for method in sorted(methods)] for name, methods in sorted(found.items())}
+
+
+def category_name(spec: RunSpec) -> str:
+    """What the figures of a run's category are called."""
+    return f"{spec.dataset}-{spec.category}"
 
 
 def _distance(record: Record) -> tuple[int, int, str]:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_bench.bench.evaluate import StageMaps, fuse_maps
-from anomaly_bench.bench.execute import MAPS, Places, open_data
+from anomaly_bench.bench.execute import MAPS, open_data
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.spec import EvalSpec, RunSpec, as_set
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.data.base import AnomalyDataModule, stratified

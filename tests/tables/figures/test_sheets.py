@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from anomaly_bench.bench.evaluate import fuse_maps
-from anomaly_bench.bench.execute import MAPS, Places, execute, open_data
+from anomaly_bench.bench.execute import MAPS, execute, open_data
+from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record, Store, scores_name
 from anomaly_bench.data.base import AnomalyDataModule

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from anomaly_bench.bench.profiles import PROFILES
-from anomaly_bench.bench.spec import EvalSpec, RunSpec
+from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
 from anomaly_bench.bench.store import Failure, Record
 from anomaly_bench.metrics import METRIC_KEYS
 from anomaly_bench.tables.build import BuiltTable, Cell, build_table
 from anomaly_bench.tables.index import Index
-from anomaly_bench.tables.plan import PlannedRun, table_runs
+from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.scores import Scores
 from anomaly_bench.tables.spec import load_table

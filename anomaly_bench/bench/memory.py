@@ -1,0 +1,51 @@
+"""How much memory is free, for this process and not only for the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+# By the hierarchy's version: the folder of its memory controller, and the files of limit and use.
+FILES = {2: ("", "memory.max", "memory.current"), 1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")}
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on `device`: of a GPU its own, else the machine's, or less under a job's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([_machine_memory(Path("/proc/meminfo")), *_group_memory(Path("/proc/self/cgroup"), CONTROL_GROUPS)])
+
+
+def _machine_memory(meminfo: Path) -> int:
+    """What Linux says can be had without swapping; elsewhere all there is."""
+    if not meminfo.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 1024 * int(_number(r"MemAvailable:\s*(\d+)", meminfo.read_text()))
+
+
+def _group_memory(memberships: Path, groups: Path) -> Iterator[int]:
+    """What the limits of the process's control groups leave, such as a container's or a batch job's; file pages that
+    would give way count as free."""
+    lines = memberships.read_text().splitlines() if memberships.exists() else []
+    for line in lines:
+        hierarchy, controllers, path = line.split(":", 2)
+        version = 2 if hierarchy == "0" else 1
+        if version == 1 and "memory" not in controllers.split(","):
+            continue
+        root, limit_name, use_name = FILES[version]
+        own = groups / root / path.lstrip("/")
+        for folder in {own, groups / root}:  # a container sees its own group as the root
+            limit = folder / limit_name
+            if limit.exists() and (most := limit.read_text().strip()) != "max":
+                pages = _number(r"^(?:total_)?inactive_file (\d+)", (folder / "memory.stat").read_text())
+                yield int(most) - int((folder / use_name).read_text()) + pages
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text, re.MULTILINE)
+    return int(found[1]) if found else 0
