@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from anomaly_bench.errors import UserError
 
+ATTEMPTS = 10
 LOOK_AGAIN = 0.5  # seconds between two looks at a claim that somebody else holds
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -51,14 +53,15 @@ def claim(runs: Path, run_id: str, *, wait: bool) -> Iterator[None]:
 
 
 def _locked(path: Path, *, wait: bool) -> FileLock:
-    while True:
+    for attempt in itertools.count():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=-1 if wait else 0, poll_interval=LOOK_AGAIN, fallback_to_soft=False)
             lock.acquire()
             return lock
         except FileNotFoundError:
-            continue  # its owner cleared the folder away just now
+            if attempt == ATTEMPTS:  # not because an owner cleared the folder away just now
+                raise
         except Timeout as error:
             raise ClaimedElsewhereError from error
         except OSError as error:
@@ -68,3 +71,4 @@ def _locked(path: Path, *, wait: bool) -> FileLock:
                 f"the file system of {path.parent} has no locks, so two processes could train one run; "
                 "choose another --results."
             ) from error
+    raise AssertionError("never reached")
