@@ -4,7 +4,8 @@ BIN := .venv/bin
 PROFILE ?= paper
 # What is not set is not passed on, and the command line's own defaults hold.
 PLACES = $(if $(DATA),--data-root "$(DATA)") $(if $(WEIGHTS),--weights-dir "$(WEIGHTS)")
-FLAGS = --profile $(PROFILE) $(PLACES) $(if $(CATEGORIES),--categories "$(CATEGORIES)") $(if $(SEEDS),--seeds "$(SEEDS)")
+SUITE = $(if $(LAUNCHER),--launcher "$(LAUNCHER)") $(if $(WORKERS),--workers "$(WORKERS)")
+FLAGS = --profile $(PROFILE) $(PLACES) $(SUITE) $(if $(CATEGORIES),--categories "$(CATEGORIES)") $(if $(SEEDS),--seeds "$(SEEDS)")
 TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
@@ -13,7 +14,7 @@ READY := .venv/installed
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
-	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2]"
+	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as ast-mfr-table1. There are:"
 	@echo "  ablation-...      backbone, fmm, scsatt, multiscale: fmm_scsatt's tables 4 to 7"
@@ -28,7 +29,7 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 smoke: $(READY)	## every table at smoke scale on generated images: no download, about a quarter of an hour
-	$(BIN)/anomaly-bench tables --train --profile smoke $(PLACES)
+	$(BIN)/anomaly-bench tables --train --profile smoke $(PLACES) $(SUITE)
 
 test: $(READY)	## the tests
 	$(BIN)/pytest
@@ -86,3 +87,4 @@ benchmark: $(READY)	## speed of everything, an hour on two cores (on bottle wher
 	$(BIN)/python $(PERFORMANCE)/techniques.py --out results/performance/techniques.csv
 	$(BIN)/python $(PERFORMANCE)/latency.py --out results/performance/latency.csv
 	$(BIN)/python $(PERFORMANCE)/scaling.py --out results/performance/scaling.csv
+	$(BIN)/python $(PERFORMANCE)/workers.py --out results/performance/workers.csv
