@@ -10,7 +10,7 @@ TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-real test-browser lint format tables report benchmark docs
+.PHONY: menu setup smoke test test-slow test-real test-browser lint format tables report benchmark docs
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
@@ -31,8 +31,11 @@ $(READY): setup.cfg pyproject.toml
 smoke: $(READY)	## every table at smoke scale on generated images: no download, about a quarter of an hour
 	$(BIN)/anomaly-bench tables --train --profile smoke $(PLACES) $(SUITE)
 
-test: $(READY)	## the tests
-	$(BIN)/pytest
+test: $(READY)	## the tests, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+test-slow: $(READY)	## tests that take minutes: kills, full disks, Ray, Slurm, several devices, worked examples
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-real: $(READY)	## tests that train on real images; needs ANOMALY_BENCH_DATA and ANOMALY_BENCH_WEIGHTS
 	$(BIN)/pytest -m real

@@ -41,7 +41,7 @@ def test_all_contenders_get_the_same_files_with_their_masks(data_root: Path, tmp
     import train
 
     options = argparse.Namespace(category="coins", train_images=5, test_images=6)
-    train.link_category(load_dataset("synthetic")(data_root, "coins"), tmp_path, options)
+    train.copy_category(load_dataset("synthetic")(data_root, "coins"), tmp_path, options)
     linked = load_dataset("folder")(tmp_path, "coins", image_size=64)
     linked.setup()
     assert linked.ground_truth is not None
@@ -83,7 +83,7 @@ def test_our_run_and_the_bare_step_report_what_they_measured(data_root: Path, tm
     import train
 
     options = argparse.Namespace(category="coins", train_images=4, test_images=6)
-    train.link_category(load_dataset("synthetic")(data_root, "coins"), tmp_path, options)
+    train.copy_category(load_dataset("synthetic")(data_root, "coins"), tmp_path, options)
     for who in ("ours", "bare"):
         arguments = [f"--root={tmp_path}", "--category=coins", "--method=rd", "--epochs=2", "--images=4"]
         command = [sys.executable, str(SCRIPTS / "contenders.py"), who, *arguments, "--teacher=resnet18.random"]

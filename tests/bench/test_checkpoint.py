@@ -60,7 +60,6 @@ def here(places: Places) -> Places:
     return replace(places, conduct=EVERY_EPOCH)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     method: str, here: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -182,7 +182,6 @@ def test_a_precision_that_the_device_lacks_is_refused_and_not_replaced(places: P
     assert not places.results.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

@@ -16,11 +16,7 @@ import pytest
 
 from tests.bench.launch.suite import RUNS, processes, records, start, table
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks for left processes in /proc"),
-]
-KILLS = 20
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for left processes in /proc")
 TOGETHER = 2  # workers
 PATIENCE = 300.0  # seconds until the first checkpoint must be there
 
@@ -71,11 +67,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> 
     return Suite(results, time.monotonic() - begun)
 
 
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_suite_that_is_killed_again_and_again_ends_with_the_same_table(
-    uninterrupted: Suite, data_root: Path, tmp_path: Path
+    kills: int, uninterrupted: Suite, data_root: Path, tmp_path: Path
 ) -> None:
     results, moments, seen, begun = tmp_path / "results", random.Random(0), dict[str, bytes](), set[str]()
-    for number in range(KILLS):
+    for number in range(kills):
         process = start(results, data_root, "--workers", str(TOGETHER))
         if number % 2:
             wait_for_checkpoint(process, results)
@@ -98,6 +95,7 @@ def test_a_suite_that_is_killed_again_and_again_ends_with_the_same_table(
     assert only_finished_runs(results)
 
 
+@pytest.mark.slow
 def test_a_killed_parent_takes_its_workers_with_it(data_root: Path, tmp_path: Path) -> None:
     process = start(tmp_path, data_root, "--workers", str(TOGETHER))
     while len(processes(tmp_path)) <= TOGETHER:
@@ -107,6 +105,7 @@ def test_a_killed_parent_takes_its_workers_with_it(data_root: Path, tmp_path: Pa
     assert no_process_is_left(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_suite_that_is_told_to_end_does_so_within_seconds(
     end: signal.Signals, data_root: Path, tmp_path: Path
@@ -122,6 +121,7 @@ def test_a_suite_that_is_told_to_end_does_so_within_seconds(
     assert no_process_is_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_suites_at_once_share_the_runs(uninterrupted: Suite, data_root: Path, tmp_path: Path) -> None:
     first, second = (start(tmp_path, data_root, "--workers", "1") for _ in range(2))
     outputs = [finish(first), finish(second)]

@@ -1,0 +1,149 @@
+"""The contenders of `train.py` that need this package: our run, a plain loop of the same network, and the bare step."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clock import EpochClock
+from PIL import Image
+from reference_metrics import reference_panel
+from scipy.ndimage import gaussian_filter
+from techniques import PRODUCT, training_step
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from anomaly_bench.bench.execute import build_method, execute, find_networks
+from anomaly_bench.bench.places import Conduct, Places
+from anomaly_bench.bench.profiles import load_profile
+from anomaly_bench.bench.resolve import resolve
+from anomaly_bench.bench.spec import RunSpec
+from anomaly_bench.bench.store import Store
+from anomaly_bench.methods.base import DistillationMethod
+
+WORKERS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=["ours", "plain", "bare"])
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds the category")
+    parser.add_argument("--category", required=True)
+    parser.add_argument("--method", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--images", type=int, required=True, help="training images of the category")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--no-feature-cache", action="store_true", help="of `ours`")
+    options = parser.parse_args()
+    settings = {"teacher": options.teacher, "epochs": options.epochs, "precision": options.precision}
+    if options.method == "ast_mfr":
+        settings["student"] = "tf_efficientnet_lite0.random"
+    spec = resolve(options.method, "folder", options.category, load_profile("paper"), settings=settings)[0]
+    clock = EpochClock(options.images, spec.protocol.batch_size)
+    {"ours": ours, "plain": plain, "bare": bare}[options.who](spec, options, clock)
+    clock.report()
+
+
+def ours(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
+    """The product's own run, untouched but for the clock."""
+
+    def started(method: DistillationMethod) -> None:
+        clock.epoch_started()
+
+    def ended(method: DistillationMethod, outputs: Any, batch: Any, batch_idx: int) -> None:
+        clock.step_ended(batch_idx)
+
+    DistillationMethod.on_train_epoch_start = started  # type: ignore[assignment, method-assign]
+    DistillationMethod.on_train_batch_end = ended  # type: ignore[assignment, method-assign]
+    with tempfile.TemporaryDirectory() as results:
+        conduct = Conduct(show=False, feature_cache=not options.no_feature_cache)
+        places = Places(options.root, Path(results), conduct=conduct)
+        execute(spec, places, Store(places.results))
+
+
+def bare(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
+    """The same step on one batch that never leaves the device, and nothing around it: the limit."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = build_method(spec, find_networks(spec, None)).to(device).train()
+    shape = (spec.protocol.batch_size, 3, spec.protocol.image_size, spec.protocol.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    step = training_step(replace(PRODUCT, bf16=spec.protocol.precision == "bf16-mixed"), method, images)
+    for _ in range(spec.protocol.epochs):
+        clock.epoch_started()
+        for index in range(clock.steps):
+            step()
+            clock.step_ended(index)
+
+
+class Files(Dataset[tuple[Tensor, Tensor]]):
+    """Images and masks of a folder, opened one by one as they are asked for."""
+
+    def __init__(self, folder: Path, split: str, size: int) -> None:
+        self.paths, self.size = sorted((folder / split).glob("*/*.png")), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        path = self.paths[index]
+        mask = path.parents[2] / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        image = torch.from_numpy(self.pixels(path, "RGB")).permute(2, 0, 1).contiguous().float() / 255
+        truth = torch.from_numpy(self.pixels(mask, "L") > 127) if mask.exists() else torch.zeros(image.shape[1:]).bool()
+        return image, truth
+
+    def pixels(self, path: Path, mode: str) -> Any:
+        return np.array(Image.open(path).convert(mode).resize((self.size, self.size), Image.Resampling.BILINEAR))
+
+
+def plain(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
+    """What a researcher writes by hand: PyTorch's defaults, the teacher in every step, library metrics at the end."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = build_method(spec, find_networks(spec, None)).to(device).train()
+    optimiser = torch.optim.Adam(method.parameter_groups(), lr=method.lr, betas=method.betas)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.protocol.precision == "bf16-mixed")
+    folder, size = options.root / options.category, spec.protocol.image_size
+    train = Files(folder, "train", size)
+    loader = DataLoader(
+        train, spec.protocol.batch_size, shuffle=True, num_workers=WORKERS, pin_memory=device.type == "cuda"
+    )
+    for _ in range(spec.protocol.epochs):
+        clock.epoch_started()
+        for index, (images, _) in enumerate(loader):
+            batch = images.to(device, non_blocking=True)
+            with autocast:
+                loss = torch.stack(list(method.training_terms(batch, method.teacher(batch)).values())).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss.item()  # which a training that prints its loss waits for
+            clock.step_ended(index)
+    evaluate_plainly(method.eval(), DataLoader(Files(folder, "test", size), 1, num_workers=WORKERS), autocast)
+
+
+@torch.no_grad()
+def evaluate_plainly(
+    method: DistillationMethod, loader: DataLoader[tuple[Tensor, Tensor]], autocast: torch.autocast
+) -> None:
+    """One image after the other, then scikit-learn and the rules as they read; the student is written."""
+    maps, masks = [], []
+    for images, truth in loader:
+        with autocast:
+            stages = method.stage_maps(images.to(method.device))
+        large = [F.interpolate(m[:, None].float(), truth.shape[1:], mode="bilinear") for m in stages.values()]
+        maps.append(gaussian_filter(torch.stack(large).sum(0)[0, 0].cpu().numpy(), sigma=4))
+        masks.append(truth[0].numpy())
+    labels = np.array([mask.any() for mask in masks])
+    reference_panel(maps, np.array([one.max() for one in maps]), labels, masks)
+    with tempfile.TemporaryFile() as file:
+        torch.save(method.student_state(), file)
+
+
+if __name__ == "__main__":
+    main()

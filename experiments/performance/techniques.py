@@ -1,0 +1,164 @@
+"""What does each technique of the training step bring, alone and together with the others?
+
+One step (features, loss, backward, optimiser) of one method on random images that are in memory already, in one
+process, all variants in turn, so that what else the machine does falls on all alike. `alone` is a technique on top of
+the plain step (float32, contiguous memory, the teacher in every step, PyTorch's default Adam); `without` is the
+product's step with that one technique taken away; `with` is one added that the product leaves out. The losses of the
+first steps are compared with the product's: equal to the bit, or by how much they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import seed_everything
+from metrics_panel import cpu_name, write_csv
+from torch import Tensor
+
+from anomaly_bench.bench.execute import build_method, find_networks
+from anomaly_bench.bench.profiles import load_profile
+from anomaly_bench.bench.resolve import resolve
+from anomaly_bench.methods.base import DistillationMethod, unit_range
+
+LOSSES = 3  # first steps that are compared
+
+
+@dataclass(frozen=True)
+class Step:
+    """Which techniques one variant has; the defaults are the product's."""
+
+    name: str
+    bf16: bool = True
+    channels_last: bool = True
+    cache: bool = True
+    fused: bool = False
+    compiled: bool = False
+
+
+@dataclass
+class Measured:
+    """A variant ready to run: its step, and what it has given so far."""
+
+    step: Callable[[], Tensor]
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+PRODUCT = Step("product")
+PLAIN = Step("plain", bf16=False, channels_last=False, cache=False)
+VARIANTS = [
+    PLAIN,
+    replace(PLAIN, name="alone: bf16", bf16=True),
+    replace(PLAIN, name="alone: channels_last", channels_last=True),
+    replace(PLAIN, name="alone: feature cache", cache=True),
+    replace(PLAIN, name="alone: fused Adam", fused=True),
+    PRODUCT,
+    replace(PRODUCT, name="without bf16", bf16=False),
+    replace(PRODUCT, name="without channels_last", channels_last=False),
+    replace(PRODUCT, name="without feature cache", cache=False),
+    replace(PRODUCT, name="with fused Adam", fused=True),
+    replace(PRODUCT, name="with torch.compile", compiled=True),
+]
+
+
+def main() -> int:
+    """Measure all variants, print a line for each, write the CSV if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="rd")
+    parser.add_argument("--teacher", default="resnet18.random")
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--repeats", type=int, default=9, help="steps of each variant, after three")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to compile")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    options = parser.parse_args()
+    rows = measure([variant for variant in VARIANTS if options.compile or not variant.compiled], options)
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
+    if options.out:
+        write_csv(options.out, rows)
+    return 0
+
+
+def measure(variants: list[Step], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a variant, in the order given."""
+    settings = {"teacher": options.teacher, "image_size": options.size}
+    if options.method == "ast_mfr":
+        settings["student"] = "tf_efficientnet_lite0.random"
+    spec = resolve(options.method, "synthetic", "brick", load_profile("paper"), settings=settings)[0]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(0)
+    shape = (spec.protocol.batch_size, 3, options.size, options.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    measured = {}
+    for variant in variants:
+        method = build_method(spec, find_networks(spec, None)).to(device).train()
+        measured[variant] = Measured(training_step(variant, method, images))
+    for repeat, state in itertools.product(range(LOSSES + options.repeats), measured.values()):
+        seed_everything(repeat, verbose=False)
+        start = time.perf_counter()
+        loss = float(state.step())
+        if repeat < LOSSES:
+            state.losses.append(loss)
+        else:
+            state.seconds.append(time.perf_counter() - start)
+    return [row(variant, state, measured, options, spec.protocol.batch_size) for variant, state in measured.items()]
+
+
+def training_step(variant: Step, method: DistillationMethod, images: Tensor) -> Callable[[], Tensor]:
+    """A call that takes one step on `images` and gives its loss."""
+    memory = torch.channels_last if variant.channels_last else torch.contiguous_format
+    method.to(memory_format=memory)
+    floats = unit_range(images).contiguous(memory_format=memory)
+    groups = method.parameter_groups()
+    optimiser = torch.optim.Adam(groups, lr=method.lr, betas=method.betas, fused=variant.fused or None)
+    terms = torch.compile(method.training_terms) if variant.compiled else method.training_terms
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=variant.bf16, cache_enabled=True)
+    with autocast:
+        kept = method.teacher(floats) if variant.cache else None
+
+    def step() -> Tensor:
+        with autocast:
+            total = torch.stack(list(terms(floats, kept or method.teacher(floats)).values())).sum()
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return total.detach()
+
+    return step
+
+
+def row(
+    variant: Step, state: Measured, measured: dict[Step, Measured], options: argparse.Namespace, batch: int
+) -> dict[str, Any]:
+    """One line of the CSV."""
+    median, product, plain = (statistics.median(measured[v].seconds) for v in (variant, PRODUCT, PLAIN))
+    pairs = zip(state.losses, measured[PRODUCT].losses, strict=True)
+    return {
+        "variant": variant.name,
+        "method": options.method,
+        "teacher": options.teacher,
+        "batch": batch,
+        "size_px": options.size,
+        "step_seconds_median": round(median, 4),
+        "step_seconds_min": round(min(state.seconds), 4),
+        "images_per_second": round(batch / median, 2),
+        "speed_over_plain": round(plain / median, 2),
+        "speed_over_product": round(product / median, 2),
+        "max_loss_difference_to_product": max(abs(one - other) for one, other in pairs),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
