@@ -97,40 +97,37 @@ def run_parser() -> ArgumentParser:
     return parser
 
 
-def table_parser() -> ArgumentParser:
-    parser = Parser(description="Train what a table needs, then build it.")
-    parser.add_argument("table", type=str, help="PAPER/tableN, see `anomaly-bench list tables`")
+def add_suite(parser: ArgumentParser) -> None:
+    """What is trained, by whom, and how."""
     parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     parser.add_argument("--categories", type=str | None, default=None, help="train only these, such as bottle,pill")
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
-    parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
-    parser.add_argument("--peers", action="store_true",
-                        help="measure methods that are only quoted and that anomalib has; kept apart")  # fmt: skip
     add_workers(parser)
     add_keep(parser, "maps")
     add_onlookers(parser)
     add_cache(parser)
     add_feature_cache(parser)
     add_allow_unverified(parser)
+
+
+def table_parser() -> ArgumentParser:
+    parser = Parser(description="Train what a table needs, then build it.")
+    parser.add_argument("table", type=str, help="PAPER/tableN, see `anomaly-bench list tables`")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
+    parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
+    parser.add_argument("--peers", action="store_true",
+                        help="measure methods that are only quoted and that anomalib has; kept apart")  # fmt: skip
+    add_suite(parser)
     return parser
 
 
 def tables_parser() -> ArgumentParser:
     parser = Parser(description="Build every table from the records there are; trains nothing unless told to.")
-    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     parser.add_argument("--train", action="store_true", help="train what the tables need, each run once, then build")
     parser.add_argument("--dry-run", action="store_true", help="count the runs that the tables need, and stop")
-    parser.add_argument("--categories", type=str | None, default=None, help="train only these, such as bottle,pill")
-    parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
-    add_workers(parser)
-    add_keep(parser, "maps")
-    add_onlookers(parser)
-    add_cache(parser)
-    add_feature_cache(parser)
-    add_allow_unverified(parser)
+    add_suite(parser)
     return parser
 
 

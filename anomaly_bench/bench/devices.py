@@ -28,7 +28,7 @@ import torch
 from torch import distributed
 
 from anomaly_bench.bench.catalog import load_method, peer_names
-from anomaly_bench.bench.processes import end_with_parent
+from anomaly_bench.bench.processes import end_with_parent, how_it_ended
 from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.resolve import option_defaults
 from anomaly_bench.bench.spec import RunSpec
@@ -186,11 +186,7 @@ class Follower:
 
     def _death(self) -> str:
         self.process.join(HEARD_WITHIN)
-        code = self.process.exitcode
-        if code is None or code >= 0:
-            return f"one of its processes ended with status {code}"
-        by_system = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return f"one of its processes was killed by {signal.Signals(-code).name}{by_system}"
+        return f"one of its processes {how_it_ended(self.process.exitcode)}"
 
 
 def _end_if_stuck(followers: Sequence[Follower], left: threading.Event) -> None:

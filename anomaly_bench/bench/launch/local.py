@@ -15,7 +15,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from anomaly_bench.bench.launch.engine import DoneTicket, FutureTicket, Ticket
 from anomaly_bench.bench.launch.work import Job, work
-from anomaly_bench.bench.processes import end_with_parent
+from anomaly_bench.bench.processes import end_with_parent, how_it_ended
 from anomaly_bench.bench.spec import PlannedRun
 
 
@@ -73,11 +73,7 @@ class Processes:
     def why(self, error: Exception) -> str | None:
         if not isinstance(error, ProcessExpired):
             return None
-        number = -error.exitcode if error.exitcode is not None and error.exitcode < 0 else None
-        if number is None:
-            return f"its process ended with status {error.exitcode}"
-        by_system = ", perhaps for want of memory" if number == signal.SIGKILL else ""
-        return f"its process was killed by {signal.Signals(number).name}{by_system}"
+        return f"its process {how_it_ended(error.exitcode)}"
 
 
 def _begin(slots: Path, workers: int) -> None:
