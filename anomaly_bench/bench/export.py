@@ -26,13 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from anomaly_bench.bench.evaluate import fuse_maps, fuse_stages, score_images
 from anomaly_bench.bench.predictor import Prediction, Predictor
-from anomaly_bench.data.images import square_rgb
+from anomaly_bench.data.images import fill_colours
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import unit_range
 
@@ -198,8 +197,10 @@ def check_images(size: int) -> NDArray[np.uint8]:
     """(6, size, size, 3): photographs that nothing was trained on, so that maps are large somewhere."""
     from skimage import data
 
-    photographs = [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
-    return np.stack([square_rgb(photograph, size) for photograph in photographs])
+    images = np.empty((len(PHOTOGRAPHS), size, size, 3), dtype=np.uint8)
+    for image, name in zip(images, PHOTOGRAPHS, strict=True):
+        fill_colours(image, getattr(data, name)())
+    return images
 
 
 def run_onnx(path: Path, images: NDArray[np.uint8]) -> Prediction:

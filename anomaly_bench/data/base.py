@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from anomaly_bench.data.batches import Batch, BatchOrder, DealtBatches, ResidentImages, SharedBatches
 from anomaly_bench.data.cache import cached, fingerprint
 from anomaly_bench.data.fetch import Archive
-from anomaly_bench.data.images import DecodedImage, full_size, manifest_sha256, parallel, read_image, read_mask
+from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image_into, read_mask
 from anomaly_bench.data.layout import Sample, Split, mvtec_samples
 from anomaly_bench.errors import UserError, nearest
 
@@ -167,9 +167,9 @@ class AnomalyDataModule(lightning.LightningDataModule):
         """Files whose checksums are not the official ones; None where the publishers give none."""
         return None
 
-    def read_sample(self, sample: Sample, size: int) -> DecodedImage:
-        """One image, resized; raises UserError where it cannot be read."""
-        return read_image(sample.path, size)
+    def read_sample(self, sample: Sample, pixels: NDArray[np.uint8]) -> tuple[int, int]:
+        """One image, resized into (size, size, 3); returns its (height, width); raises UserError if it is damaged."""
+        return read_image_into(sample.path, pixels)
 
     @cached_property
     def samples(self) -> dict[Split, list[Sample]]:
@@ -262,9 +262,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
         pixels = np.empty((len(samples), self.image_size, self.image_size, 3), dtype=np.uint8)
 
         def read(index: int) -> tuple[int, int]:
-            image = self.read_sample(samples[index], self.image_size)
-            pixels[index] = image.pixels
-            return image.full_size
+            return self.read_sample(samples[index], pixels[index])
 
         sizes = parallel(read, range(len(samples)))
         return torch.from_numpy(pixels), sizes

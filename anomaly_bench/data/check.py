@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anomaly_bench.data.base import ONE_IMAGE_SIDE, AnomalyDataModule, Counts, Official
 from anomaly_bench.data.images import parallel, read_mask
 from anomaly_bench.data.layout import Sample, entries, image_files
@@ -152,7 +154,7 @@ def _findings(data: AnomalyDataModule, counts: Counts) -> Findings:
 def _look(data: AnomalyDataModule, sample: Sample) -> Findings:
     """What there is to say of one image and its mask."""
     try:
-        image = data.read_sample(sample, size=8)
+        full_size = data.read_sample(sample, np.empty((8, 8, 3), dtype=np.uint8))
         if sample.mask is None or not data.has_masks:
             return Findings()
         if not sample.mask.exists():
@@ -160,8 +162,8 @@ def _look(data: AnomalyDataModule, sample: Sample) -> Findings:
         mask = read_mask(sample.mask, EVALUATED_SIZE)
     except UserError as error:
         return Findings([str(error)])
-    if mask.full_size != image.full_size:
-        sizes = "{1}x{0}, its image {3}x{2}".format(*mask.full_size, *image.full_size)
+    if mask.full_size != full_size:
+        sizes = "{1}x{0}, its image {3}x{2}".format(*mask.full_size, *full_size)
         return Findings([f"{sample.mask}: another size than its image ({sizes})"])
     found = Findings()
     if not mask.binary:

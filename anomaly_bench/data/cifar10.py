@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from anomaly_bench.data.base import AnomalyDataModule, Counts, Official
 from anomaly_bench.data.cifar10_batches import SIDE, LabelledImages, read_batch
 from anomaly_bench.data.fetch import Archive
-from anomaly_bench.data.images import DecodedImage, manifest_of, parallel, square_rgb
+from anomaly_bench.data.images import fill_colours, manifest_of, parallel
 from anomaly_bench.data.layout import GOOD, Sample, Split, is_folder, missing_data_set
 from anomaly_bench.errors import UserError
 
@@ -132,9 +131,10 @@ class Cifar10(AnomalyDataModule):
         samples = [*self.samples["train"], *self.samples["test"]]
         return {sample.name: arrays[sample.path][_index(sample)] for sample in samples}
 
-    def read_sample(self, sample: Sample, size: int) -> DecodedImage:
+    def read_sample(self, sample: Sample, pixels: NDArray[np.uint8]) -> tuple[int, int]:
         """One image, resized as a file would be."""
-        return DecodedImage(square_rgb(Image.fromarray(self.pixels[sample.name]), size), (SIDE, SIDE))
+        fill_colours(pixels, self.pixels[sample.name])
+        return SIDE, SIDE
 
     def image_sizes(self) -> list[tuple[int, int]]:
         """They all have one."""

@@ -182,7 +182,7 @@ def test_nothing_is_read_again_after_setup(category: Path, monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise AssertionError("a file was read after setup")
 
-    for module, name in ((base, "read_image"), (base, "read_mask"), (images, "whole_image")):
+    for module, name in ((base, "read_image_into"), (base, "read_mask"), (images, "whole_image")):
         monkeypatch.setattr(module, name, refuse)
     shutil.rmtree(category)
     for stage in ("fit", "predict", None):

@@ -52,13 +52,13 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def noting(function: Callable[..., object]) -> Callable[..., object]:
-        def read(path: Path, size: int) -> object:
+        def read(path: Path, size: object) -> object:
             names.append(path.name)
             return function(path, size)
 
         return read
 
-    for name in ("read_image", "read_mask"):
+    for name in ("read_image_into", "read_mask"):
         monkeypatch.setattr(base, name, noting(getattr(base, name)))
     return names
 

@@ -43,6 +43,17 @@ def test_an_image_is_what_torchvisions_resize_makes_of_it(name: str, size: int, 
     assert decoded.full_size == full_size(path) == (24, 20)
 
 
+@pytest.mark.parametrize("height", [256, 512, 768])
+@pytest.mark.parametrize("width", [256, 512, 768])
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "colours"])
+def test_an_image_that_torch_shrinks_is_pillows_to_the_last_bit(
+    channels: tuple[int, ...], width: int, height: int, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "x.png", noise(height, width, *channels))
+    expected = np.array(Image.open(path).convert("RGB").resize((128, 128), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(read_image(path, 128).pixels, expected)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
 def test_other_kinds_of_image_become_rgb(mode: str, tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", noise(24, 20, 3), mode)
