@@ -144,20 +144,21 @@ def _seeds(text: str | None) -> list[int] | None:
 def tables_command(arguments: Namespace) -> int:
     """`anomaly-bench tables`."""
     from anomaly_bench.bench.profiles import load_profile
-    from anomaly_bench.tables.build import BuiltTable
-    from anomaly_bench.tables.index import Index
-    from anomaly_bench.tables.publish import build_by_name, write_table, written_tables
+    from anomaly_bench.tables.publish import build_all, write_table
     from anomaly_bench.tables.render import to_markdown
     from anomaly_bench.tables.suite import describe_suite, suite_runs
     from anomaly_bench.tables.wandb_suite import publish_suite
 
-    places, store = places_of(arguments), store_of(arguments)
+    places, store, asked, status = places_of(arguments), store_of(arguments), arguments.profile, 0
     if arguments.check:
         return _check_tables(store, places.data_root)
-    profile, status, tables = load_profile(arguments.profile), 0, list[BuiltTable]()
-    places = watched(places, arguments, profile.name, {})
+    places = watched(places, arguments, asked or "", {})
     if arguments.train or arguments.dry_run:
-        categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
+        profile, categories, seeds = (
+            load_profile(asked or "paper"),
+            _names(arguments.categories),
+            _seeds(arguments.seeds),
+        )
         suite = suite_runs(profile, places.data_root, categories=categories, seeds=seeds)
         places = watched(places, arguments, profile.name, suite)
         print(describe_suite(suite, store), file=sys.stderr)
@@ -165,12 +166,11 @@ def tables_command(arguments: Namespace) -> int:
         status = 0 if arguments.dry_run else _train(arguments, runs, places, store)
     if arguments.dry_run:
         return 0
-    index = Index.of_store(store)
-    for name, peers in written_tables(profile, store.results):
-        tables.append(built := build_by_name(name, profile, index, places.data_root, peers=peers))
+    tables = [built for tables in build_all(asked, store, places.data_root, peers=True) for built in tables]
+    for built in tables:
         paths = write_table(built, store.results)
         print(to_markdown(built))
-        print(f"{name}: {', '.join(str(path) for path in paths)}", file=sys.stderr)
+        print(f"{built.spec.file_name}: {', '.join(str(path) for path in paths)}", file=sys.stderr)
     publish_suite(tables, places.conduct.onlookers, store.results)
     complain(store)
     return status
@@ -188,25 +188,19 @@ def _check_tables(store: Store, data_root: Path) -> int:
 
 def report_command(arguments: Namespace) -> int:
     """`anomaly-bench report`."""
-    from anomaly_bench.bench.profiles import PROFILES, load_profile
     from anomaly_bench.tables.figures.draw import draw_figures
     from anomaly_bench.tables.index import Index
-    from anomaly_bench.tables.publish import build_by_name, write_table
+    from anomaly_bench.tables.publish import build_all, write_table
     from anomaly_bench.tables.report.write import write_report
-    from anomaly_bench.tables.spec import table_names
     from anomaly_bench.tables.wandb_suite import publish_suite
 
     places, store = watched(places_of(arguments), arguments, "", {}), store_of(arguments)
-    asked = [load_profile(arguments.profile)] if arguments.profile else []
     index, shown = Index.of_store(store), []
-    for profile in asked or [profile for profile in PROFILES.values() if profile.dataset is None]:
-        tables = [build_by_name(name, profile, index, places.data_root) for name in table_names()]
-        measured = any(built.records for built in tables)
-        if asked or measured or profile.name == "paper":
-            shown += tables
-            for built in tables:
-                write_table(built, store.results)
-        for sentence in draw_figures(tables, index, places, store) if measured else []:
+    for tables in build_all(arguments.profile, store, places.data_root, peers=False):
+        shown += tables
+        for built in tables:
+            write_table(built, store.results)
+        for sentence in draw_figures(tables, index, places, store) if any(built.records for built in tables) else []:
             print(sentence, file=sys.stderr)
     complain(store)
     print(write_report(shown, store.results))

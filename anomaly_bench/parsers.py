@@ -99,7 +99,6 @@ def run_parser() -> ArgumentParser:
 
 def add_suite(parser: ArgumentParser) -> None:
     """What is trained, by whom, and how."""
-    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     parser.add_argument("--categories", type=str | None, default=None, help="train only these, such as bottle,pill")
     parser.add_argument("--seeds", type=str | None, default=None, help="train only these, such as 0,1,2")
     add_workers(parser)
@@ -110,6 +109,11 @@ def add_suite(parser: ArgumentParser) -> None:
     add_allow_unverified(parser)
 
 
+def add_shown_profile(parser: ArgumentParser) -> None:
+    parser.add_argument("--profile", type=str | None, default=None,
+                        help="paper, lite or smoke; by default paper, and lite where it has runs")  # fmt: skip
+
+
 def table_parser() -> ArgumentParser:
     parser = Parser(description="Train what a table needs, then build it.")
     parser.add_argument("table", type=str, help="PAPER/tableN, see `anomaly-bench list tables`")
@@ -117,6 +121,7 @@ def table_parser() -> ArgumentParser:
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
     parser.add_argument("--peers", action="store_true",
                         help="measure methods that are only quoted and that anomalib has; kept apart")  # fmt: skip
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     add_suite(parser)
     return parser
 
@@ -127,14 +132,14 @@ def tables_parser() -> ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="count the runs that the tables need, and stop")
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
+    add_shown_profile(parser)
     add_suite(parser)
     return parser
 
 
 def report_parser() -> ArgumentParser:
     parser = Parser(description="One HTML page with all tables, figures and what does not reproduce; trains nothing.")
-    parser.add_argument("--profile", type=str | None, default=None,
-                        help="paper, lite or smoke; by default paper, and lite where it has runs")  # fmt: skip
+    add_shown_profile(parser)
     add_wandb(parser, "tables and figures")
     add_cache(parser)
     add_allow_unverified(parser)

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from anomaly_bench.bench.catalog import load_dataset
-from anomaly_bench.bench.profiles import PROFILES, Profile
+from anomaly_bench.bench.profiles import PROFILES, Profile, load_profile
 from anomaly_bench.bench.store import Store, replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable, build_table
@@ -31,6 +31,35 @@ def build_by_name(name: str, profile: Profile, index: Index, data_root: Path, *,
     """The table as the store stands."""
     table = profile_table(name, profile, data_root, peers=peers)
     return build_table(table, profile, index, load_printed(name), data_root)
+
+
+def build_all(asked: str | None, store: Store, data_root: Path, *, peers: bool) -> list[list[BuiltTable]]:
+    """Every table, profile by profile: of the one asked for, or of `paper` and what else on real data has runs.
+
+    Args:
+        asked: name of a profile, or None.
+        store: where records are.
+        data_root: where data are.
+        peers: also with their peers, those that were written so before.
+
+    Raises:
+        UserError: nobody knows the profile.
+    """
+    index = Index.of_store(store)
+    profiles = [load_profile(asked)] if asked else [one for one in PROFILES.values() if one.dataset is None]
+    built = [
+        [
+            build_by_name(name, profile, index, data_root, peers=with_peers_too)
+            for name, with_peers_too in written_tables(profile, store.results)
+            if peers or not with_peers_too
+        ]
+        for profile in profiles
+    ]
+    return [
+        tables
+        for profile, tables in zip(profiles, built, strict=True)
+        if asked or profile.name == "paper" or any(table.records for table in tables)
+    ]
 
 
 def write_table(built: BuiltTable, results: Path) -> list[Path]:
