@@ -36,7 +36,8 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import unit_range
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `export`
-TOLERANCE = 1e-3  # of a map's values, which lie in [0, 2] a stage
+TOLERANCE = 1e-3  # of maps as large as three stages of cosine distances can be, or smaller
+LARGEST = 6.0  # such maps' largest value; a distance of PaDiM's is in the hundreds, and float32 has so many digits
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "coins", "grass", "gravel")
 
 
@@ -51,12 +52,14 @@ class ExportCheck:
     Attributes:
         images: how many were compared.
         maps: largest difference of a pixel to PyTorch in float32.
+        allowed: `TOLERANCE`, and in proportion more where the maps go beyond `LARGEST`.
         scores: largest difference of a score to PyTorch in float32.
         own_precision: largest difference of a score to PyTorch in the run's own precision, in which `predict` runs.
     """
 
     images: int
     maps: float
+    allowed: float
     scores: float
     own_precision: float
 
@@ -102,7 +105,8 @@ def export_onnx(predictor: Predictor, path: Path) -> ExportCheck:
 
     Raises:
         UserError: a package is missing, or the file cannot be written.
-        ExportFailedError: the method cannot be exported, or the maps differ by more than `TOLERANCE`.
+        ExportFailedError: the method cannot be exported, what is exported cannot be run, or its maps differ by more
+            than is allowed.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -110,10 +114,10 @@ def export_onnx(predictor: Predictor, path: Path) -> ExportCheck:
     with _staged(path) as staged:
         _write_graph(predictor, staged)
         checked = _compare(predictor, staged)
-        if not checked.maps <= TOLERANCE:  # NaN is no pass
+        if not checked.maps <= checked.allowed:  # NaN is no pass
             raise ExportFailedError(
                 f"the exported maps of run {predictor.spec.run_id} differ from PyTorch's by {checked.maps:.2g}, more "
-                f"than {TOLERANCE:g}; {path} was not written."
+                f"than {checked.allowed:.2g}; {path} was not written."
             )
     return checked
 
@@ -182,12 +186,19 @@ def _quiet() -> Iterator[None]:
 
 def _compare(predictor: Predictor, path: Path) -> ExportCheck:
     images = check_images(predictor.image_size)
-    exported, own, rule = run_onnx(path, images), predictor.predict(images), predictor.evaluation
+    try:
+        exported = run_onnx(path, images)
+    except Exception as error:  # onnxruntime's own, of many kinds
+        raise ExportFailedError(
+            f"onnxruntime cannot run the exported run {predictor.spec.run_id} ({_reason(error)}); no file was written."
+        ) from error
+    own, rule = predictor.predict(images), predictor.evaluation
     stages = replace(predictor, precision="32-true").stage_maps(images)
     maps = fuse_maps(stages, predictor.image_size, rule)
     return ExportCheck(
         images=len(images),
         maps=float(np.abs(exported.maps - maps).max()),
+        allowed=TOLERANCE * max(1.0, float(np.abs(maps).max()) / LARGEST),
         scores=float(np.abs(exported.scores - score_images(maps, rule)).max()),
         own_precision=float(np.abs(exported.scores - own.scores).max()),
     )

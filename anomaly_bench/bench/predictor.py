@@ -135,11 +135,12 @@ def load_predictor(record: Record, places: Places, *, device: str | None = None)
         device: PyTorch's name of it; by default a GPU where there is one.
 
     Raises:
-        UserError: the checkpoint is gone or damaged, the teacher's weights are missing or are not the run's, or the
-            method has changed since.
+        UserError: the checkpoint is gone or damaged, the teacher's weights are missing or are not the run's, the
+            method has changed since, or a package that it needs is not installed.
     """
     spec = record.spec
     _check_revision(spec)
+    load_method(spec.method).require()
     check_networks(spec)
     state = _read_checkpoint(Store(places.results).folder(spec.run_id) / CHECKPOINT)
     # A student of its own begins untrained: all its weights are in the checkpoint.

@@ -74,7 +74,7 @@ class DistillationMethod(lightning.LightningModule):
 
     @classmethod
     def require(cls) -> None:
-        """Raise UserError where a package is missing without which the method cannot train."""
+        """Raise UserError where a package is missing without which the method cannot be built."""
 
     @classmethod
     def check(cls, protocol: Protocol, options: Mapping[str, Any]) -> None:

@@ -99,9 +99,21 @@ def test_a_file_that_differs_from_pytorch_is_not_left(
     monkeypatch.setattr(export, "_write_graph", lambda predictor, path: None)
     monkeypatch.setattr(export, "run_onnx", a_little_off)
     assert main(words(trained, out)) == 1
-    assert "differ from PyTorch's by 0.01, more than 0.001" in capsys.readouterr().err
+    assert "differ from PyTorch's by 0.01, more than 0.00" in capsys.readouterr().err
     assert out.read_text() == "an earlier export"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_onnxruntime_cannot_run_is_not_left(
+    trained: tuple[Record, Places], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(export, "_write_graph", lambda predictor, path: path.write_bytes(b"no graph"))
+    assert main(words(trained, tmp_path / "run.onnx")) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: onnxruntime cannot run the exported run ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_and_a_missing_folder_are_one_sentence(

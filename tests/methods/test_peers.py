@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -12,23 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from anomaly_bench.bench import execute as execute_module
 from anomaly_bench.bench.catalog import load_method, peer_names
 from anomaly_bench.bench.execute import execute
+from anomaly_bench.bench.export import export_onnx
 from anomaly_bench.bench.places import Places
+from anomaly_bench.bench.predictor import load_predictor
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.store import Store
 from anomaly_bench.cli import main
+from anomaly_bench.data.images import read_image
 from anomaly_bench.errors import UserError
 from anomaly_bench.layers.teacher import Teacher
 from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.methods.peers import base
 from anomaly_bench.weights import build_teacher
+from tests.bench.test_predictor import stored_scores
+from tests.tables.test_peers import peer_record
 
 LITE, SMOKE = load_profile("lite"), load_profile("smoke")
+SMALL = {"image_size": 64, "train_images": 8, "test_images": 12}
 
 
 @pytest.fixture
@@ -117,6 +125,29 @@ def test_a_coreset_takes_what_is_furthest_from_all_before_it(anomalib: None) -> 
     assert len(set(greedy_coreset(corners + noise, 15).tolist())) == 15
 
 
+def test_a_coreset_is_anomalibs_however_many_are_chosen_at_once(
+    anomalib: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anomalib.models.components.sampling import KCenterGreedy
+
+    from anomaly_bench.methods.peers import patchcore
+
+    patches = torch.rand(400, 32, generator=torch.Generator().manual_seed(1))
+
+    def chosen_by(choose: Callable[[], list[int]]) -> list[int]:
+        torch.manual_seed(3)
+        np.random.seed(3)
+        return choose()
+
+    expected = chosen_by(KCenterGreedy(patches, 0.5).select_coreset_idxs)
+    assert len(set(expected)) == 200
+    for candidates, most in [(16, 512), (64, 3), (4096, 512)]:
+        monkeypatch.setattr(patchcore, "CANDIDATES", candidates)
+        monkeypatch.setattr(patchcore, "MOST_CHOICES", most)
+        monkeypatch.setattr(patchcore, "ROWS", 150)
+        assert chosen_by(lambda: patchcore.greedy_coreset(patches, 200).tolist()) == [int(one) for one in expected]
+
+
 def test_stfpm_is_its_formula_and_its_maps_multiply_to_anomalibs(anomalib: None, teacher: Teacher) -> None:
     from anomalib.models.image.stfpm.anomaly_map import AnomalyMapGenerator
 
@@ -149,8 +180,7 @@ def test_no_weights_of_the_teacher_are_kept_or_trained(anomalib: None, teacher: 
 
 @pytest.mark.parametrize("name", peer_names())
 def test_a_peer_is_a_run_like_any_other(anomalib: None, name: str, places: Places) -> None:
-    small = {"image_size": 64, "train_images": 8, "test_images": 12}
-    spec, evaluation = resolve(name, "synthetic", "brick", SMOKE, settings=small)
+    spec, evaluation = resolve(name, "synthetic", "brick", SMOKE, settings=SMALL)
     first = execute(spec, places, Store(places.results))
     assert first.metrics.keys() >= {"image_auroc", "aupro_rd4ad"}
     assert first.evaluations.keys() == {evaluation.eval_id}
@@ -160,12 +190,38 @@ def test_a_peer_is_a_run_like_any_other(anomalib: None, name: str, places: Place
     assert again.metrics == first.metrics
 
 
+@pytest.mark.parametrize("name", peer_names())
+def test_a_peers_run_scores_images_as_its_record_does(anomalib: None, name: str, places: Places) -> None:
+    spec, _ = resolve(name, "synthetic", "brick", SMOKE, settings=SMALL)
+    record = execute(spec, places, Store(places.results))
+    paths, scores = stored_scores(record, places)
+    pixels = np.stack([read_image(path, 64).pixels for path in paths])
+    predicted = load_predictor(record, places, device="cpu").predict(pixels)
+    np.testing.assert_allclose(predicted.scores, scores, rtol=1e-3)  # maps are kept in float16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", peer_names())
+def test_a_peers_run_is_exported_although_its_maps_have_another_scale(
+    anomalib: None, name: str, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    # So that small images too have more patches than anomalib compares at once.
+    monkeypatch.setattr("anomalib.models.image.patchcore.torch_model.DEFAULT_CHUNK_SIZE", 8)
+    spec, _ = resolve(name, "synthetic", "brick", SMOKE, settings=SMALL)
+    predictor = load_predictor(execute(spec, places, Store(places.results)), places, device="cpu")
+    checked = export_onnx(predictor, tmp_path / "run.onnx")
+    assert checked.maps <= checked.allowed
+    assert checked.allowed > 0.01 or name != "padim"  # its distances from a Gaussian are in the hundreds
+    assert (tmp_path / "run.onnx").exists()
+
+
 def test_a_killed_run_goes_on_from_what_was_fitted(
     anomalib: None, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = replace(places, conduct=replace(places.conduct, checkpoint_seconds=0.0))
-    small = {"image_size": 64, "train_images": 8, "test_images": 12}
-    spec, _ = resolve("padim", "synthetic", "brick", SMOKE, settings=small)
+    spec, _ = resolve("padim", "synthetic", "brick", SMOKE, settings=SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(execute_module, "_write_run", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -191,6 +247,21 @@ def test_without_anomalib_a_run_says_what_to_install(
     assert len(errors) == 2
     assert all(line.startswith(sentence) for line in errors)
     assert not places.results.exists()
+
+
+def test_without_anomalib_a_stored_run_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, image = peer_record("padim"), tmp_path / "image.png"
+    with Store(tmp_path / "results").new_run(record.spec.run_id) as folder:
+        (folder / "record.json").write_text(json.dumps(record.as_json()))
+    Image.new("RGB", (64, 64)).save(image)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    out = ["--run", record.spec.run_id, "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    for command in (["predict", str(image), *out], ["export", *out]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.startswith("error: peers are measured with anomalib, which is not installed;")
+    assert not (tmp_path / "out").exists()
 
 
 def test_lists_and_plans_of_peers_import_no_anomalib(

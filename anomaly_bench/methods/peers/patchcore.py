@@ -34,6 +34,8 @@ from anomaly_bench.methods.protocol import Protocol
 
 PROTOCOL = fitted_protocol("wide_resnet50_2.tv_in1k")
 DISTORTION = 0.9  # of the random projection in which patches are compared: anomalib's and the authors' value
+CANDIDATES, MOST_CHOICES = 4096, 512  # among which choices are made, and how many at once; only the time depends on it
+ROWS = 16384  # patches that are compared at once, which bounds the memory
 
 
 class Patchcore(FittedPeer):
@@ -74,13 +76,27 @@ class Patchcore(FittedPeer):
         gathered.clear()
         self.model.memory_bank = patches[greedy_coreset(patches, max(1, int(len(patches) * self.coreset_ratio)))]
 
+    def stage_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """`stage1`: anomalib's anomaly map, (N, H, W)."""
+        if not torch.compiler.is_exporting():
+            return super().stage_maps(images)
+        # anomalib compares the patches in portions, of which a graph for any number of images cannot know how many.
+        model: Any = self.model
+        features = {layer: model.feature_pooler(stage) for layer, stage in model.feature_extractor(images).items()}
+        embedding = model.generate_embedding(features)
+        distances = model.euclidean_dist(model.reshape_embedding(embedding), model.memory_bank).amin(dim=1)
+        distances = distances.reshape(images.shape[0], 1, *embedding.shape[-2:])
+        return {"stage1": model.anomaly_map_generator(distances, images.shape[-2:])[:, 0]}
+
 
 @torch.no_grad()
 def greedy_coreset(patches: Tensor, size: int) -> Tensor:
     """Indices of `size` patches, each the one that is furthest from all before it; the first is drawn at random.
 
-    The choice of anomalib's `KCenterGreedy`, whose loop keeps a small tensor of every step between large ones that it
-    frees: on a CPU the C library's heap then grows by a large one a step, to tens of GB.
+    The choice of anomalib's `KCenterGreedy`, which measures the distance of every patch to every choice one choice at
+    a time, and so waits for memory most of the time (and on a CPU has the heap grow to tens of GB). Here choices are
+    made among the patches that are furthest now, for as long as none of the others can be further, and then all
+    patches are compared with these choices at once.
 
     Args:
         patches: (M, C).
@@ -92,16 +108,37 @@ def greedy_coreset(patches: Tensor, size: int) -> Tensor:
     from anomalib.models.components.dimensionality_reduction import SparseRandomProjection
 
     projected = SparseRandomProjection(eps=DISTORTION).fit(patches).transform(patches)  # (M, fewer)
-    chosen = torch.empty(size, dtype=torch.int64, device=patches.device)
-    chosen[0] = torch.randint(len(patches), (), device=patches.device)
-    nearest = torch.full((len(patches), 1), torch.inf, device=patches.device)
-    for step in range(1, size):
-        latest = projected[chosen[step - 1]][None]
-        # Without matrix products, which lose the digits of small distances.
-        distances = torch.cdist(projected, latest, compute_mode="donot_use_mm_for_euclid_dist")
-        torch.minimum(nearest, distances, out=nearest)
-        chosen[step] = nearest.argmax()
+    chosen = torch.randint(len(patches), (1,), device=patches.device)
+    nearest = torch.full((len(patches),), torch.inf, device=patches.device)
+    _bring_nearer(nearest, projected, projected[chosen])
+    while len(chosen) < size:
+        further = _next_choices(nearest, projected, min(size - len(chosen), MOST_CHOICES))
+        _bring_nearer(nearest, projected, projected[further])
+        chosen = torch.cat([chosen, further])
     return chosen
+
+
+def _next_choices(nearest: Tensor, projected: Tensor, most: int) -> Tensor:
+    """The next choices, at least one and at most `most`, by the distances (M,) to the choices before."""
+    distances, candidates = nearest.topk(min(CANDIDATES, len(nearest)))
+    others = distances[-1].clone() if len(candidates) < len(nearest) else distances.new_tensor(-torch.inf)
+    points, picked = projected[candidates], list[int]()
+    while len(picked) < most:
+        best = int(distances.argmax())
+        if distances[best] < others:  # one of the others may be further
+            break
+        picked.append(best)
+        distances = torch.minimum(distances, torch.linalg.vector_norm(points - points[best], dim=1))
+    return candidates[picked]
+
+
+def _bring_nearer(nearest: Tensor, projected: Tensor, choices: Tensor) -> None:
+    """Lower the distances (M,) of the projected patches (M, D) to what they are with these choices (K, D) too."""
+    for distances, rows in zip(torch.split(nearest, ROWS), torch.split(projected, ROWS), strict=True):
+        closest = torch.cdist(rows, choices, compute_mode="use_mm_for_euclid_dist").argmin(dim=1)
+        # Anew, for a matrix product tells which is closest and loses the digits of how close it is.
+        exact = torch.linalg.vector_norm(rows - choices[closest], dim=1)
+        torch.minimum(distances, exact, out=distances)
 
 
 METHOD = Patchcore
