@@ -27,7 +27,8 @@ from anomaly_bench.methods.base import ImageBatch
 def trainer_arguments(group: Group) -> dict[str, Any]:
     """Those of `Trainer` that depend on the devices."""
     if group.size == 1:
-        return {"accelerator": "auto", "devices": 1}
+        # Alone, also inside a job of several Slurm tasks, whose other processes Lightning would wait for.
+        return {"accelerator": "auto", "devices": 1, "plugins": [LightningEnvironment()]}
     return {
         "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
         "devices": group.size,

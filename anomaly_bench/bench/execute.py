@@ -18,6 +18,7 @@ from anomaly_bench.bench.cost import provenance
 from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices
 from anomaly_bench.bench.evaluate import evaluate_maps
 from anomaly_bench.bench.foreground import require_sam
+from anomaly_bench.bench.memory import give_memory_back
 from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
 from anomaly_bench.bench.resolve import own_evaluation
@@ -99,6 +100,7 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
     evidence = {
         name: network_evidence(spec, networks, role) for role, name in spec.protocol.weights_evidence.items()
     } | {"data": data.evidence()}
+    give_memory_back()
     method = build_method(spec, networks)
     student = sum(value.nbytes for value in method.student_state().values())
     # A checkpoint holds Adam's two moments too, and is still there when the finished run is written.

@@ -1,7 +1,8 @@
-"""How much memory is free, for this process and not only for the machine."""
+"""How much memory is free, for this process and not only for the machine; and giving back what nothing uses."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min([_machine_memory(Path("/proc/meminfo")), *_group_memory(Path("/proc/self/cgroup"), CONTROL_GROUPS)])
+
+
+def give_memory_back() -> None:
+    """What a training in this process held that is over: its parts refer to each other, so that they outlive it until
+    they are looked for, and PyTorch keeps a GPU's memory in pieces of the sizes that it had."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not started
 
 
 def _machine_memory(meminfo: Path) -> int:

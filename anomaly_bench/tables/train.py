@@ -16,12 +16,12 @@ from anomaly_bench.bench.catalog import load_method
 from anomaly_bench.bench.execute import open_data
 from anomaly_bench.bench.launch import start_engine
 from anomaly_bench.bench.launch.engine import Engine, hand_out
-from anomaly_bench.bench.launch.work import Job, Outcome
+from anomaly_bench.bench.launch.work import Job, Outcome, with_half_the_batch
 from anomaly_bench.bench.obtain import compare_evidence
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.spec import PlannedRun
-from anomaly_bench.bench.store import Failure, Record, Store
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
 from anomaly_bench.errors import UserError
 
 SHOWN = 40  # runs that are named before they are done
@@ -43,7 +43,7 @@ class Workers:
 
     launcher: str = "local"
     count: int = 1
-    slurm: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def in_this_process(self) -> bool:
@@ -80,7 +80,10 @@ def sort_work(
             (work.done if run.evaluation.eval_id in entry.evaluations else work.to_do).append(run)
             continue
         if isinstance(entry, Failure) and entry.final and not retry_failed:
-            work.failed.append(entry)
+            if _has_stand_in(run, store):
+                work.done.append(run)
+            else:
+                work.failed.append(entry)
             continue
         load_method(run.spec.method).require()
         try:
@@ -94,6 +97,17 @@ def sort_work(
     if missing and (asked_for or not (work.done or work.to_do or work.failed)):
         raise missing
     return work
+
+
+def _has_stand_in(run: PlannedRun, store: Store) -> bool:
+    """Whether the cells of a run that found too little memory show one at half its batch."""
+    batch = run.spec.protocol.batch_size
+    record = store.load(with_half_the_batch(run.spec).run_id) if batch > 1 else None
+    return (
+        isinstance(record, Record)
+        and batch in record.provenance.get(STANDS_IN, [])
+        and run.evaluation.eval_id in record.evaluations
+    )
 
 
 def describe(work: Work) -> str:
@@ -120,7 +134,7 @@ def do_work(work: Work, job: Job, workers: Workers) -> list[str]:
     """
     if not work.to_do:
         return []
-    store, view = Store(job.places.results), Overview(len(work.to_do))
+    store, view = Store(job.places.results), Overview(len(work.to_do), workers.count)
     store.sweep()
     with _ended_by_sigterm(), workers.start(job) as engine:
         elsewhere = []
@@ -141,14 +155,14 @@ def do_work(work: Work, job: Job, workers: Workers) -> list[str]:
 class Overview:
     """One view of all workers: a bar, or a line for each run that ends where there is no terminal."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.ended, self.running = total, 0, 0
+    def __init__(self, total: int, workers: int) -> None:
+        self.total, self.workers, self.ended, self.running = total, workers, 0, 0
         self.failures: list[str] = []
         self.start = time.monotonic()
         self.bar: tqdm[Any] = tqdm(total=total, desc="runs", unit="run", disable=None)
 
     def show_running(self, count: int) -> None:
-        """So many runs are being worked at."""
+        """So many runs are handed out; those above the number of workers wait for one in a cluster's queue."""
         self.running = count
         self.bar.set_postfix_str(self._state())
 
@@ -165,7 +179,7 @@ class Overview:
         say(f"[{self.ended} of {self.total}] {_line(run, outcome)}; {self._state()}; {times}")
 
     def _state(self) -> str:
-        return f"{self.running} running, {len(self.failures)} failed"
+        return f"{min(self.running, self.workers)} running, {len(self.failures)} failed"
 
     def close(self) -> None:
         self.bar.close()

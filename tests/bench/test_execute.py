@@ -56,6 +56,21 @@ def no_training(*args: object, **kwargs: object) -> None:
     raise AssertionError("this must not train")
 
 
+def test_a_run_in_a_job_of_several_slurm_tasks_waits_for_none_of_them(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    srun = tmp_path / "srun"
+    srun.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    execute(tiny_spec(), places, Store(places.results))
+    for name, value in {"NTASKS": "4", "PROCID": "1", "LOCALID": "1", "NODEID": "0", "JOB_NAME": "suite"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    other = elsewhere(places, "other")
+    execute(tiny_spec(), other, Store(other.results))
+    assert file_hashes(places, tiny_spec())["maps.npz"] == file_hashes(other, tiny_spec())["maps.npz"]
+    assert [str(warning.message) for warning in recwarn if "srun" in str(warning.message)] == []
+
+
 def test_a_run_alone_and_after_others_is_the_same_to_the_last_bit(places: Places) -> None:
     spec, alone, suite = tiny_spec(), elsewhere(places, "alone"), elsewhere(places, "suite")
     execute(spec, alone, Store(alone.results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,26 @@ def test_a_run_is_halved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert tried == [16, 8]
 
 
+def test_what_a_run_without_memory_held_is_gone_before_its_second_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[weakref.ref[Held]]()
+
+    def fails(*_: object, **__: object) -> Obtained:
+        assert [reference() for reference in held] == [None] * len(held)
+        training = Held()
+        held.append(weakref.ref(training))
+        raise RunFailedError("out of memory.", out_of_memory=True)
+
+    monkeypatch.setattr(work_module, "obtain", fails)
+    assert do(tmp_path, "carpet", halve_batch=True) == ["out of memory."]
+    assert len(held) == 2
+
+
+class Held:
+    """All that a training has in memory."""
+
+
 def test_final_failures_are_left_alone_until_they_are_to_be_retried(data_root: Path, tmp_path: Path) -> None:
     table, store, places = load_table("fmm_scsatt/table5"), Store(tmp_path), Places(data_root, tmp_path)
     table = replace(table, runs=replace(table.runs, dataset="synthetic"))
@@ -112,6 +133,19 @@ def test_final_failures_are_left_alone_until_they_are_to_be_retried(data_root: P
     assert "1 failed before (--retry-failed tries them again)" in train.describe(work)
     again = train.sort_work(runs, places, store, asked_for=False, retry_failed=True)
     assert (again.failed, again.to_do) == ([], runs[:2])
+
+
+def test_a_run_whose_cells_show_half_its_batch_is_done_until_it_is_to_be_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = obtaining(monkeypatch, {"carpet": RunFailedError("out of memory.", out_of_memory=True)})
+    store, runs, places = Store(tmp_path), planned("carpet"), Places(tmp_path / "data", tmp_path)
+    assert do(tmp_path, "carpet", halve_batch=True) == []
+    store.write_failure(Failure(tried[0], "out of memory at batch size 16"))
+    work = train.sort_work(runs, places, store, asked_for=False)
+    assert (work.done, work.failed) == (runs, [])
+    monkeypatch.setattr(train, "open_data", lambda *_: None)
+    assert train.sort_work(runs, places, store, asked_for=False, retry_failed=True).to_do == runs
 
 
 def test_a_final_failure_of_another_suite_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from anomaly_bench.bench.launch.engine import Engine
 from anomaly_bench.bench.launch.work import Job
@@ -13,7 +13,7 @@ Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS = ("local", "ray", "slurm")
 
 
-def start_engine(launcher: str, workers: int, job: Job, slurm: Mapping[str, Any]) -> Engine:
+def start_engine(launcher: str, workers: int, job: Job, slurm: Mapping[str, str]) -> Engine:
     """The engine, ready to take runs; to be used in a `with` block, which ends its workers.
 
     Args:
@@ -36,9 +36,9 @@ def start_engine(launcher: str, workers: int, job: Job, slurm: Mapping[str, Any]
 
         return RayEngine(job, workers)
     if launcher == "slurm":
-        from anomaly_bench.bench.launch.on_slurm import SlurmEngine
+        from anomaly_bench.bench.launch.on_slurm import submitit_engine
 
-        return SlurmEngine(job, workers, slurm)
+        return submitit_engine(job, workers, slurm)
     from anomaly_bench.bench.launch.local import Processes, ThisProcess
 
     return ThisProcess(job) if workers == 1 else Processes(job, workers)

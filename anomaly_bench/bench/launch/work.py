@@ -62,13 +62,14 @@ def work(run: PlannedRun, job: Job, *, wait: bool) -> Outcome:
     except StoreError as error:
         return Outcome("stop", str(error))
     except RunFailedError as error:
-        if error.out_of_memory and job.halve_batch and run.spec.protocol.batch_size > 1:
-            return _at_half_the_batch(run, job, store)
-        return Outcome("failed", str(error))
+        outcome, out_of_memory = Outcome("failed", str(error)), error.out_of_memory
     except UserError as error:
         return _fail(run.spec, _without_places(str(error), job.places), store)
     except Exception as error:  # a defect of ours, a broken driver: the other runs may be well all the same
         return _fail(run.spec, f"{type(error).__name__}: {error}".splitlines()[0], store)
+    if out_of_memory and job.halve_batch and run.spec.protocol.batch_size > 1:
+        return _at_half_the_batch(run, job, store)  # not above, where the error still holds the failed training
+    return outcome
 
 
 def _obtain(run: PlannedRun, job: Job, store: Store, *, wait: bool) -> Outcome:
@@ -77,14 +78,18 @@ def _obtain(run: PlannedRun, job: Job, store: Store, *, wait: bool) -> Outcome:
 
 
 def _at_half_the_batch(run: PlannedRun, job: Job, store: Store) -> Outcome:
-    protocol = replace(run.spec.protocol, batch_size=run.spec.protocol.batch_size // 2)
-    halved = replace(run, spec=replace(run.spec, protocol=protocol))
+    halved = replace(run, spec=with_half_the_batch(run.spec))
     outcome = work(halved, replace(job, halve_batch=False), wait=True)
     if outcome.ending in ("failed", "stop"):
         return outcome
     with store.claim(halved.spec.run_id):
         store.add_stand_in(halved.spec.run_id, run.spec)
     return outcome
+
+
+def with_half_the_batch(spec: RunSpec) -> RunSpec:
+    """The run that stands in for one that found too little memory."""
+    return replace(spec, protocol=replace(spec.protocol, batch_size=spec.protocol.batch_size // 2))
 
 
 def _fail(spec: RunSpec, reason: str, store: Store) -> Outcome:

@@ -107,10 +107,11 @@ def test_a_killed_parent_takes_its_workers_with_it(data_root: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, TOGETHER])
 def test_a_suite_that_is_told_to_end_does_so_within_seconds(
-    end: signal.Signals, data_root: Path, tmp_path: Path
+    end: signal.Signals, workers: int, data_root: Path, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, data_root, "--workers", str(TOGETHER))
+    process = start(tmp_path, data_root, "--workers", str(workers))
     wait_for_checkpoint(process, tmp_path)
     told = time.monotonic()
     os.killpg(process.pid, end)  # as a terminal does: parent and workers
