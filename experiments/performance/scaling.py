@@ -27,7 +27,7 @@ MIDDLE = {"size_px": 128, "batch": 8, "train_images": 32, "runs": 1}
 RANGES = {
     "size_px": (64, 128, 192, 256),
     "batch": (2, 4, 8, 16),
-    "train_images": (16, 32, 64, 96),
+    "train_images": (8, 16, 24, 32),
     "runs": (1, 2, 3, 4),
 }
 EPOCHS, TEST_IMAGES = 3, 12
