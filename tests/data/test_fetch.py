@@ -88,9 +88,9 @@ class Site:
         for name, value in (headers | {"Content-Length": str(whole - begin) if self.says_length else ""}).items():
             if value:
                 request.send_header(name, value)
-        request.end_headers()
         body = self.content[begin:][: self.cuts.pop(0) if self.cuts else None]
-        self.sent.append((wanted, len(body)))
+        self.sent.append((wanted, len(body)))  # before the headers leave: they alone may bring the next request
+        request.end_headers()
         request.wfile.write(body)
 
     def things(self, digits: str | None) -> Any:
