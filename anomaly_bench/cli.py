@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from anomaly_bench import __version__
 from anomaly_bench.arguments import complain, places_of, store_of, watched
+from anomaly_bench.bench.recall import recalling
 from anomaly_bench.commands_use import export_command, predict_command
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.parsers import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from anomaly_bench.bench.places import Places
     from anomaly_bench.bench.spec import PlannedRun
     from anomaly_bench.bench.store import Store
+    from anomaly_bench.tables.build import BuiltTable
 
 
 def run_command(arguments: Namespace) -> int:
@@ -83,7 +85,6 @@ def table_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.plan import table_runs
     from anomaly_bench.tables.publish import build_by_name, profile_table, write_table
     from anomaly_bench.tables.render import to_markdown
-    from anomaly_bench.tables.wandb_suite import publish_suite
 
     profile, places, store = load_profile(arguments.profile), places_of(arguments), store_of(arguments)
     categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
@@ -97,7 +98,7 @@ def table_command(arguments: Namespace) -> int:
         return 0
     built = build_by_name(table.name, profile, Index.of_store(store), places.data_root, peers=arguments.peers)
     paths = write_table(built, places.results)
-    publish_suite([built], places.conduct.onlookers, places.results)
+    _show_to_wandb([built], places)
     complain(store)
     print(to_markdown(built))
     print(f"written: {', '.join(str(path) for path in paths)}", file=sys.stderr)
@@ -127,6 +128,13 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     return 1 if failures or work.failed else 0
 
 
+def _show_to_wandb(tables: Sequence[BuiltTable], places: Places) -> None:
+    if places.conduct.onlookers.wandb != "off":
+        from anomaly_bench.tables.wandb_suite import publish_suite
+
+        publish_suite(tables, places.conduct.onlookers, places.results)
+
+
 def _names(text: str | None) -> list[str] | None:
     names = None if text is None else [name.strip() for name in text.split(",") if name.strip()]
     if names == []:
@@ -147,7 +155,6 @@ def tables_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.publish import build_all, write_table
     from anomaly_bench.tables.render import to_markdown
     from anomaly_bench.tables.suite import describe_suite, suite_runs
-    from anomaly_bench.tables.wandb_suite import publish_suite
 
     places, store, asked, status = places_of(arguments), store_of(arguments), arguments.profile, 0
     if arguments.check:
@@ -171,7 +178,7 @@ def tables_command(arguments: Namespace) -> int:
         paths = write_table(built, store.results)
         print(to_markdown(built))
         print(f"{built.spec.file_name}: {', '.join(str(path) for path in paths)}", file=sys.stderr)
-    publish_suite(tables, places.conduct.onlookers, store.results)
+    _show_to_wandb(tables, places)
     complain(store)
     return status
 
@@ -192,7 +199,6 @@ def report_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.index import Index
     from anomaly_bench.tables.publish import build_all, write_table
     from anomaly_bench.tables.report.write import write_report
-    from anomaly_bench.tables.wandb_suite import publish_suite
 
     places, store = watched(places_of(arguments), arguments, "", {}), store_of(arguments)
     index, shown = Index.of_store(store), []
@@ -204,7 +210,7 @@ def report_command(arguments: Namespace) -> int:
             print(sentence, file=sys.stderr)
     complain(store)
     print(write_report(shown, store.results))
-    publish_suite(shown, places.conduct.onlookers, store.results)
+    _show_to_wandb(shown, places)
     return 0
 
 
@@ -290,6 +296,9 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
 }
 
 
+BUILDS_TABLES = ("table", "tables", "report")
+
+
 def build_parser() -> ArgumentParser:
     """The whole command line."""
     parser = Parser(prog="anomaly-bench", version=__version__, description="Measured against printed: a benchmark "
@@ -320,7 +329,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words[0].startswith("-") and words[0] not in COMMANDS:
             raise UserError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
         arguments: Any = build_parser().parse_args(words)
-        return COMMANDS[arguments.command][1](arguments[arguments.command])
+        command = arguments[arguments.command]
+        with recalling(places_of(command).cache if arguments.command in BUILDS_TABLES else None):
+            return COMMANDS[arguments.command][1](command)
     except UserError as error:
         if "--debug" in words:
             traceback.print_exc()

@@ -40,7 +40,7 @@ def add_allow_unverified(parser: ArgumentParser) -> None:
 def add_cache(parser: ArgumentParser) -> None:
     place = os.environ.get("ANOMALY_BENCH_CACHE", user_cache_dir("anomaly_bench"))
     parser.add_argument("--cache-dir", type=str, default=place, metavar="DIR|off",
-                        help="folder that keeps decoded images between runs (or ANOMALY_BENCH_CACHE)")  # fmt: skip
+                        help="keeps decoded images and more between calls (or ANOMALY_BENCH_CACHE)")  # fmt: skip
 
 
 def add_feature_cache(parser: ArgumentParser) -> None:

@@ -7,18 +7,22 @@ import json
 import math
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anomaly_bench.bench.catalog import load_dataset, load_method
 from anomaly_bench.bench.profiles import Profile
+from anomaly_bench.bench.recall import recalled
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.methods.protocol import Protocol
+
+if TYPE_CHECKING:
+    from anomaly_bench.methods.base import DistillationMethod
 
 # What --set takes beside a method's own options, with types.
 PROTOCOL = typing.get_type_hints(Protocol) | {"student": str}
@@ -116,8 +120,22 @@ def resolve(
     Raises:
         UserError: a name is unknown, or a value is of the wrong type or out of range.
     """
+    given = settings or {}
+
+    def ask() -> list[Any]:
+        spec, evaluation = _resolve(method_name, dataset_name, profile, given)
+        return [spec.as_json(), evaluation.as_json()]
+
+    spec, evaluation = recalled(["resolve", method_name, dataset_name, dict(profile.settings), dict(given)], ask)
+    return replace(RunSpec.from_json(spec), category=category, seed=seed), EvalSpec(**evaluation)
+
+
+def _resolve(
+    method_name: str, dataset_name: str, profile: Profile, settings: Mapping[str, Any]
+) -> tuple[RunSpec, EvalSpec]:
+    """As `resolve`, for no category in particular and seed 0."""
     method, dataset = load_method(method_name), load_dataset(dataset_name)
-    values = _typed_settings(method_name, {**_profile_settings(method, profile), **(settings or {})})
+    values = _typed_settings(method_name, {**_profile_settings(method, profile), **settings})
     if dataset.default_image_size is not None:
         values.setdefault("image_size", dataset.default_image_size)
     defaults = option_defaults(method)
@@ -129,10 +147,9 @@ def resolve(
         method_revision=method.revision,
         dataset=dataset_name,
         data_revision=dataset.revision,
-        category=category,
+        category="",
         protocol=protocol,
         options=tuple(sorted(options.items())),
-        seed=seed,
         **_among(values, SUBSET),
     )
     return spec, _evaluation(method_name, _among(values, EVALUATION))
@@ -149,7 +166,24 @@ def _with_same_student(protocol: Protocol) -> Protocol:
 
 def own_evaluation(method_name: str) -> EvalSpec:
     """The method's own evaluation: RD4AD's, but for what its paper says."""
-    return EvalSpec(**load_method(method_name).evaluation)
+    return EvalSpec(**recalled(["evaluation", method_name], lambda: dict(load_method(method_name).evaluation)))
+
+
+def own_protocol(method_name: str) -> tuple[Protocol, tuple[str, ...]]:
+    """The protocol of the method's paper, and the fields of it that the method never reads."""
+
+    def ask() -> list[Any]:
+        method = load_method(method_name)
+        return [asdict(method.protocol), method.unused]
+
+    protocol, unused = recalled(["protocol", method_name], ask)
+    return Protocol(**{**protocol, "betas": tuple(protocol["betas"])}), tuple(unused)
+
+
+def category_names(dataset_name: str, data_root: Path) -> list[str]:
+    """All categories of a data set, or those on disk where there is no list of them."""
+    listed = recalled(["categories", dataset_name], lambda: load_dataset(dataset_name).categories)
+    return list(listed) or load_dataset(dataset_name).category_names(data_root)
 
 
 def evaluation_with(method_name: str, settings: Mapping[str, Any]) -> EvalSpec:

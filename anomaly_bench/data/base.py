@@ -73,7 +73,7 @@ class GroundTruth:
 class AnomalyDataModule(lightning.LightningDataModule):
     """One category of a data set: normal images to train on, normal and anomalous ones to test on.
 
-    A data set's file gives `revision`, `category_names`, `category_folder` and, where its layout is not MVTec AD's,
+    A data set's file gives `revision`, `categories`, `category_folder` and, where its layout is not MVTec AD's,
     `find_samples`; where its images are not files of their own, also `samples`, `read_sample`, `image_sizes` and
     `manifest_sha256`.
 
@@ -90,6 +90,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
 
     Attributes:
         revision: part of every run's identity; raise it when the tensors that a run sees change.
+        categories: all there are, wherever the data are; none where `category_names` finds them on disk.
         publishable: whether results on it may be committed.
         default_image_size: the size to use where nobody says one, or None for the method's.
         archive: what `data fetch` downloads, or None.
@@ -97,6 +98,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
     """
 
     revision: ClassVar[int]
+    categories: ClassVar[tuple[str, ...]] = ()
     publishable: ClassVar[bool] = True
     default_image_size: ClassVar[int | None] = None
     images_are_files: ClassVar[bool] = True
@@ -126,9 +128,9 @@ class AnomalyDataModule(lightning.LightningDataModule):
         self.ground_truth: GroundTruth | None = None
 
     @classmethod
-    @abstractmethod
     def category_names(cls, data_root: Path) -> list[str]:
-        """The official categories, or those found where there is no official list."""
+        """`categories`, or where there are none those found below the data root."""
+        return list(cls.categories)
 
     @classmethod
     @abstractmethod

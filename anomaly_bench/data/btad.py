@@ -48,12 +48,8 @@ class BTAD(AnomalyDataModule):
     """One product of BTAD, see `AnomalyDataModule`."""
 
     revision = 1
+    categories = tuple(COUNTED)
     archive = ARCHIVE
-
-    @classmethod
-    def category_names(cls, data_root: Path) -> list[str]:
-        """The three products, wherever the data are."""
-        return list(COUNTED)
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:

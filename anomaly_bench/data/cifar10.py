@@ -64,14 +64,10 @@ class Cifar10(AnomalyDataModule):
     """One class of CIFAR-10 against the others, see `AnomalyDataModule`."""
 
     revision = 1
+    categories = tuple(CATEGORIES)
     archive = ARCHIVE
     default_image_size = SIDE
     images_are_files = False
-
-    @classmethod
-    def category_names(cls, data_root: Path) -> list[str]:
-        """The ten classes, wherever the data are."""
-        return list(CATEGORIES)
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:

@@ -55,12 +55,8 @@ class MVTecAD(AnomalyDataModule):
     """One category of MVTec AD, see `AnomalyDataModule`."""
 
     revision = 1
+    categories = tuple(OFFICIAL)
     archive = ARCHIVE
-
-    @classmethod
-    def category_names(cls, data_root: Path) -> list[str]:
-        """The 15 official ones, wherever the data are."""
-        return list(OFFICIAL)
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:

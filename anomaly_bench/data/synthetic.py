@@ -25,12 +25,8 @@ class Synthetic(AnomalyDataModule):
     """One generated category, see `AnomalyDataModule`."""
 
     revision = GENERATOR_REVISION
+    categories = tuple(CATEGORIES)
     publishable = False
-
-    @classmethod
-    def category_names(cls, data_root: Path) -> list[str]:
-        """Those that the generator knows."""
-        return list(CATEGORIES)
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:

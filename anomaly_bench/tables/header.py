@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anomaly_bench.bench.catalog import load_method
-from anomaly_bench.bench.resolve import NETWORKS, SAME
+from anomaly_bench.bench.resolve import NETWORKS, SAME, own_protocol
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable
@@ -58,7 +57,7 @@ def _networks(built: BuiltTable, role: str) -> str:
     for record in built.records:
         networks = record.spec.protocol.networks
         if role in networks:
-            own = load_method(record.spec.method).protocol.networks[role]
+            own = own_protocol(record.spec.method)[0].networks[role]
             substitute = "" if networks[role] == own or networks[role] in named else f", a SUBSTITUTE for {own}"
             methods.setdefault(_network(record, role) + substitute, set()).add(record.spec.method)
     return _list(
@@ -90,11 +89,10 @@ def _network(record: Record, role: str) -> str:
 
 
 def _training(record: Record) -> str:
-    method = load_method(record.spec.method)
-    protocol, own = record.spec.protocol, method.protocol
+    protocol, (own, unused) = record.spec.protocol, own_protocol(record.spec.method)
     parts = []
     fields = ("epochs", "batch_size", "lr", "image_size", "precision")
-    for name in (name for name in fields if name not in method.unused):
+    for name in (name for name in fields if name not in unused):
         value, stated = getattr(protocol, name), getattr(own, name)
         text = f"{name.replace('_', ' ')} {value}"
         parts.append(text if value == stated else f"{text} (protocol: {stated})")

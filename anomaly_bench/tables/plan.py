@@ -11,7 +11,7 @@ from typing import Any
 
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import Profile
-from anomaly_bench.bench.resolve import NETWORKS, SAME, resolve
+from anomaly_bench.bench.resolve import NETWORKS, SAME, category_names, resolve
 from anomaly_bench.bench.spec import PlannedRun
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.spec import ALL, EXPERIMENTS, Query, TableSpec
@@ -24,11 +24,11 @@ class LeftOutError(UserError):
 def query_categories(query: Query, profile: Profile, data_root: Path) -> list[str]:
     """The categories of a cell, `all` spelled out; raises UserError for one that does not exist."""
     assert query.dataset is not None
-    dataset = load_dataset(query.dataset)
     if query.categories == (ALL,):
-        return list(profile.categories) or dataset.category_names(data_root)
-    for category in query.categories:
-        dataset.check_category(data_root, category)
+        return list(profile.categories) or category_names(query.dataset, data_root)
+    if not set(query.categories) <= set(category_names(query.dataset, data_root)):
+        for category in query.categories:
+            load_dataset(query.dataset).check_category(data_root, category)
     return list(query.categories)
 
 

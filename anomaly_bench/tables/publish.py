@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile, load_profile
+from anomaly_bench.bench.resolve import category_names
 from anomaly_bench.bench.store import Store, replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable, build_table
@@ -23,7 +23,7 @@ def profile_table(name: str, profile: Profile, data_root: Path, *, peers: bool =
     table = with_peers(load_table(name)) if peers else load_table(name)
     if profile.dataset is None:
         return table
-    categories = profile.categories or load_dataset(profile.dataset).category_names(data_root)
+    categories = profile.categories or category_names(profile.dataset, data_root)
     return on_stand_in(table, profile.dataset, categories)
 
 

@@ -13,7 +13,6 @@ from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.publish import profile_table
 from anomaly_bench.tables.spec import table_names
-from anomaly_bench.tables.train import duration
 
 Suite = dict[str, list[PlannedRun]]
 
@@ -79,3 +78,10 @@ def _kind(spec: RunSpec) -> str:
     protocol = spec.protocol
     size = (protocol.epochs, protocol.image_size, spec.train_images, spec.test_images)
     return repr((spec.method, spec.dataset, protocol.teacher, protocol.student, size))
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `3 min 20 s` or `7 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -23,6 +23,7 @@ from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.spec import PlannedRun
 from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
 from anomaly_bench.errors import UserError
+from anomaly_bench.tables.suite import duration
 
 SHOWN = 40  # runs that are named before they are done
 
@@ -207,10 +208,3 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _exit(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def duration(seconds: float) -> str:
-    """`2 h 5 min`, `3 min 20 s` or `7 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -30,11 +30,9 @@ def publish_suite(tables: Sequence[BuiltTable], onlookers: Onlookers, results: P
     Args:
         tables: of one profile or of several; their keys are `<paper>/<table>`, after the first profile with
             `<profile>/` before.
-        onlookers: with W&B off, nothing is done.
+        onlookers: with W&B offline or online.
         results: the results folder, whose `figures/` are shown where they belong to the tables.
     """
-    if onlookers.wandb == "off":
-        return
     guard = Guard("Weights & Biases")
     names = [profile.name for profile in profiles_of(tables)]
     run = guard.attempt(

@@ -9,6 +9,9 @@ import yaml
 
 from anomaly_bench.errors import UserError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where PyYAML was built with it
+CONSTRUCTOR = yaml.constructor.SafeConstructor()
+
 
 class Mapping(dict[str, Any]):
     """A dict with the line it starts on and the file it is from."""
@@ -28,7 +31,7 @@ def load_mapping(path: Path) -> Mapping:
         UserError: the file cannot be read, is no YAML, or holds a duplicate key; names file and line.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from error
     except yaml.MarkedYAMLError as error:
@@ -44,7 +47,7 @@ def _construct(node: yaml.Node, path: Path) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_construct(child, path) for child in node.value]
     if not isinstance(node, yaml.MappingNode):
-        return yaml.SafeLoader("").construct_object(node, deep=True)
+        return CONSTRUCTOR.construct_object(node, deep=True)
     mapping = Mapping()
     mapping.path, mapping.line = path, node.start_mark.line + 1
     for key_node, value_node in node.value:

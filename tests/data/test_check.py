@@ -152,6 +152,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str
     save(write_category(root / "resized") / "train/good/000.png", 10, 12, 3)
     categories = [*named, "sound", "incomplete", "overfull", "resized", "absent"]
     monkeypatch.setattr(mvtec, "OFFICIAL", dict.fromkeys(categories, (5, 2, 4, SIDE)))
+    monkeypatch.setattr(mvtec.MVTecAD, "categories", tuple(categories))
     return tmp_path, named
 
 

@@ -106,8 +106,8 @@ def test_a_wandb_that_fails_leaves_the_tables_alone(
 
 
 def test_without_wandb_nothing_is_written(tmp_path: Path) -> None:
-    publish_suite([made_table("fmm_scsatt/table1")], Onlookers(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert main(["table", "fmm_scsatt/table1", "--no-train", "--results", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
 
 
 @pytest.mark.slow
