@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_bench.metrics.pixels import NonFiniteError, check_pixels, pool_pixels
-from anomaly_bench.metrics.ranking import Scores, auroc, average_precision, f1_max, rank_scores
+from anomaly_bench.metrics.pixels import NonFiniteError, check_pixels, pool_side_by_side
+from anomaly_bench.metrics.ranking import Scores, auroc, average_precision, f1_max, rank_among, rank_scores
 from anomaly_bench.metrics.rd4ad import DegenerateImageError, aupro_rd4ad
 from anomaly_bench.metrics.regions import Regions, aupro, find_regions, overlap_weights
 
@@ -118,7 +118,7 @@ def _pooled_outcomes(maps: Sequence[Scores], regions: Sequence[Regions], fpr_lim
     normal = sum(anomaly_map.size for anomaly_map in maps) - anomalous
     if reason := _missing_kind("pixel", normal, anomalous):
         return dict.fromkeys(POOLED_KEYS, reason)
-    ranking = rank_scores(*pool_pixels(maps, regions))
+    ranking = rank_among(*pool_side_by_side(maps, regions))
     return {
         "pixel_auroc": auroc(ranking),
         "pixel_ap": average_precision(ranking),

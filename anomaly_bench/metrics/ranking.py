@@ -6,18 +6,24 @@ Both ranking curves change only where a score occurs, and all three numbers need
 
 Anomalous scores are few (a few percent of all pixels), so the normal ones are sorted, in their own dtype, and the
 anomalous ones looked up in them. Tied scores enter together, as in scikit-learn. N normal scores, P anomalous ones.
+
+Ranks add up over any parts of the normal scores, so parts are sorted and searched side by side, a thread for each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.floating[Any]]
 Counts = NDArray[np.intp]
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,14 @@ class Ranking:
     normals: int
 
 
+def side_by_side(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`function` of every part, a thread for each: NumPy lets go of the interpreter while it sorts and searches."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(function, parts))
+
+
 def rank_scores(sorted_normal: Scores, anomalous: Scores) -> Ranking:
     """Look every anomalous score up among the normal ones.
 
@@ -49,21 +63,35 @@ def rank_scores(sorted_normal: Scores, anomalous: Scores) -> Ranking:
     Raises:
         ValueError: one of the two is empty. Order and finiteness are the caller's word.
     """
-    if not sorted_normal.size or not anomalous.size:
-        raise ValueError(f"nothing to rank: {sorted_normal.size} normal and {anomalous.size} anomalous scores")
+    return rank_among([sorted_normal], anomalous)
+
+
+def rank_among(parts: Sequence[Scores], anomalous: Scores) -> Ranking:
+    """As `rank_scores`, with the N normal scores in parts, each ascending."""
+    parts = [part for part in parts if part.size]
+    normals = sum(part.size for part in parts)
+    if not normals or not anomalous.size:
+        raise ValueError(f"nothing to rank: {normals} normal and {anomalous.size} anomalous scores")
     order = np.argsort(anomalous)
     scores = anomalous[order]  # ascending keys keep the search within the cache
-    below = np.searchsorted(sorted_normal, scores, side="left")
-    at_or_below = below.copy()
-    tied = sorted_normal.take(below, mode="clip") == scores  # few, so only they are searched again
-    at_or_below[tied] = np.searchsorted(sorted_normal, scores[tied], side="right")
+    above, ties = np.full(scores.size, normals), np.zeros(scores.size, dtype=np.intp)
+    for below, tied, equal in side_by_side(lambda part: _look_up(part, scores), parts):
+        above -= below
+        ties[tied] += equal
     return Ranking(
         order=order,
         true_positives=scores.size - _first_of_ties(scores),
-        false_positives=sorted_normal.size - below,
-        false_positives_above=sorted_normal.size - at_or_below,
-        normals=sorted_normal.size,
+        false_positives=above,
+        false_positives_above=above - ties,
+        normals=normals,
     )
+
+
+def _look_up(part: Scores, scores: Scores) -> tuple[Counts, Counts, Counts]:
+    """How much of `part` is below each of the (P,) ascending scores; which of these it ties with, and how often."""
+    below = np.searchsorted(part, scores, side="left")
+    tied = np.flatnonzero(part.take(below, mode="clip") == scores)  # few, so only they are searched again
+    return below, tied, np.searchsorted(part, scores[tied], side="right") - below[tied]
 
 
 def _first_of_ties(scores: Scores) -> Counts:

@@ -77,11 +77,10 @@ def aupro(ranking: Ranking, overlap: NDArray[np.float64], *, fpr_limit: float = 
     """
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be above 0 and at most 1, not {fpr_limit}")
-    start = ranking.false_positives_above / ranking.normals  # a
     end = ranking.false_positives / ranking.normals  # b
-    stop = np.minimum(end, fpr_limit)
-    run = stop - np.minimum(start, fpr_limit)  # the part of b - a within the limit, so that one form serves all cases
-    area = fpr_limit - stop
-    ramps = run > 0
-    area[ramps] += run[ramps] ** 2 / (2 * (end[ramps] - start[ramps]))
+    area = np.maximum(fpr_limit - end, 0)  # of the part from b on, the whole of it where a = b
+    ties = np.flatnonzero(ranking.false_positives != ranking.false_positives_above)
+    start, end = ranking.false_positives_above[ties] / ranking.normals, end[ties]  # a, b
+    run = np.minimum(end, fpr_limit) - np.minimum(start, fpr_limit)  # of b - a what is within the limit
+    area[ties] += run**2 / (2 * (end - start))
     return float(np.sum(overlap[ranking.order] * area) / fpr_limit)

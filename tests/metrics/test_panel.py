@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_bench.metrics import METRIC_KEYS, METRICS_REVISION, NonFiniteError, Panel, anomaly_panel
+from anomaly_bench.metrics import METRIC_KEYS, METRICS_REVISION, NonFiniteError, Panel, anomaly_panel, pixels
+from anomaly_bench.metrics.regions import find_regions
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = runpy.run_path(str(REPOSITORY / "experiments" / "performance" / "reference_metrics.py"))
@@ -194,6 +195,22 @@ def test_what_cannot_be_meant_is_refused_by_name(case: str) -> None:
 def test_names_are_counted() -> None:
     with pytest.raises(ValueError, match="6 image scores, but 2 names"):
         evaluation().panel(names=["a", "b"])
+
+
+@pytest.mark.parametrize("cores", [2, 3, 64])
+@pytest.mark.parametrize("levels", [3, 40, 10**6])
+def test_parts_that_are_ranked_side_by_side_change_no_bit(
+    levels: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties within parts and between them, and parts that are anomalous throughout."""
+    data = evaluation(levels)
+    data.masks[3][:] = data.masks[2][:] = True
+    whole = data.panel()
+    monkeypatch.setattr(pixels, "PART_PIXELS", 1)
+    monkeypatch.setattr(pixels, "MOST_PARTS", cores)
+    monkeypatch.setattr(pixels.os, "cpu_count", lambda: cores)
+    assert len(pixels.pool_side_by_side(data.maps, list(map(find_regions, data.masks)))[0]) == min(cores, 6)
+    assert data.panel() == whole
 
 
 def test_memory_stays_below_twice_the_maps() -> None:
