@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LARGEST_BLOCK = 2**30  # bytes; all that a step asks for is smaller
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 # By the hierarchy's version: the folder of its memory controller, and the files of limit and use.
 FILES = {2: ("", "memory.max", "memory.current"), 1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")}
@@ -22,11 +26,29 @@ def free_memory(device: torch.device) -> int:
     return min([_machine_memory(Path("/proc/meminfo")), *_group_memory(Path("/proc/self/cgroup"), CONTROL_GROUPS)])
 
 
+def keep_freed_memory() -> None:
+    """From now on the C library keeps large blocks for the next step, and does not give them back to the system, which
+    would fill them with zeros again: RD trains 1.1 times as fast on a CPU. Only GNU's library can be told, and what the
+    user has told it stays."""
+    library = _gnu_library()
+    if library and not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
+        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            library.mallopt(threshold, LARGEST_BLOCK)
+
+
 def give_memory_back() -> None:
     """What a training in this process held that is over: its parts refer to each other, so that they outlive it until
     they are looked for, and PyTorch keeps a GPU's memory in pieces of the sizes that it had."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing where CUDA was not started
+    if library := _gnu_library():
+        library.malloc_trim(0)
+
+
+@cache
+def _gnu_library() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    return library if library is not None and hasattr(library, "gnu_get_libc_version") else None
 
 
 def _machine_memory(meminfo: Path) -> int:
