@@ -25,6 +25,7 @@ from metrics_panel import cpu_name, write_csv
 from torch import Tensor
 
 from anomaly_bench.bench.execute import build_method, find_networks
+from anomaly_bench.bench.memory import keep_freed_memory
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.methods.base import DistillationMethod, unit_range
@@ -115,6 +116,8 @@ def measure(variants: list[Step], options: argparse.Namespace) -> list[dict[str,
 
 def training_step(variant: Step, method: DistillationMethod, images: Tensor) -> Callable[[], Tensor]:
     """A call that takes one step on `images` and gives its loss."""
+    if images.device.type == "cpu":
+        keep_freed_memory()  # as a run does; the process's, so in all variants
     memory = torch.channels_last if variant.channels_last else torch.contiguous_format
     method.to(memory_format=memory)
     floats = unit_range(images).contiguous(memory_format=memory)
