@@ -91,6 +91,6 @@ benchmark: $(READY)	## speed of everything, an hour on two cores (on bottle wher
 	  $(BIN)/python $(PERFORMANCE)/train.py $(BOTTLE) --method $$method --anomalib-python $(PEERS) || exit 1; done
 	$(BIN)/python $(PERFORMANCE)/techniques.py --out results/performance/techniques.csv
 	$(BIN)/python $(PERFORMANCE)/latency.py --out results/performance/latency.csv
-	$(BIN)/python $(PERFORMANCE)/table_cost.py --profiles lite --out results/performance/table_cost_cpu.csv
+	$(BIN)/python $(PERFORMANCE)/table_cost.py --out results/performance/table_cost_cpu.csv
 	$(BIN)/python $(PERFORMANCE)/scaling.py --out results/performance/scaling.csv
 	$(BIN)/python $(PERFORMANCE)/workers.py --out results/performance/workers.csv
