@@ -131,7 +131,7 @@ def tables_parser() -> ArgumentParser:
     parser.add_argument("--train", action="store_true", help="train what the tables need, each run once, then build")
     parser.add_argument("--dry-run", action="store_true", help="count the runs that the tables need, and stop")
     parser.add_argument("--check", action="store_true",
-                        help="write nothing; exit 1 if a table on disk is not what the records give")  # fmt: skip
+                        help="leave tables as they are; exit 1 if one is not what the records give")  # fmt: skip
     add_shown_profile(parser)
     add_suite(parser)
     return parser

@@ -14,6 +14,7 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_BLOCK = 2**30  # bytes; all that a step asks for is smaller
+LARGEST_OF_OLD = 2**25
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 # By the hierarchy's version: the folder of its memory controller, and the files of limit and use.
 FILES = {2: ("", "memory.max", "memory.current"), 1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")}
@@ -31,9 +32,12 @@ def keep_freed_memory() -> None:
     would fill them with zeros again: RD trains 1.1 times as fast on a CPU. Only GNU's library can be told, and what the
     user has told it stays."""
     library = _gnu_library()
-    if library and not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
-        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            library.mallopt(threshold, LARGEST_BLOCK)
+    told = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
+    if library is None or told or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    # Older ones refuse blocks so large; and either threshold, once set, ends the other's growing by itself.
+    if library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK) or library.mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD):
+        library.mallopt(M_TRIM_THRESHOLD, LARGEST_BLOCK)
 
 
 def give_memory_back() -> None:

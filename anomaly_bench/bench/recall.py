@@ -34,10 +34,10 @@ def recalling(folder: Path | None) -> Iterator[None]:
 
     Nor where PyTorch is imported already: then there is nothing to gain, and a caller may have altered a class.
     """
-    if folder is None or "torch" in sys.modules:
+    code = None if folder is None or "torch" in sys.modules else _code()
+    if folder is None or code is None:
         yield
         return
-    code = _code()
     answers = _read(folder / FILE, code)
     before = len(answers)
     token = _answers.set(answers)
@@ -45,7 +45,8 @@ def recalling(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         _answers.reset(token)
-        if len(answers) > before:
+        # A training may have lasted for hours, in which somebody edits the code that gives the last answers.
+        if len(answers) > before and _code() == code:
             with suppress(OSError):  # the next call asks again
                 _write(folder / FILE, code, answers)
 
@@ -61,12 +62,15 @@ def recalled(question: list[Any], ask: Callable[[], Any]) -> Any:
     return answers[key]
 
 
-def _code() -> str:
-    """Hash of the package's source, and the versions of what it stands on."""
-    digest = hashlib.sha256(repr([sys.version, *map(importlib.metadata.version, STANDS_ON)]).encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"\0{path.relative_to(PACKAGE)}\0".encode())
-        digest.update(path.read_bytes())
+def _code() -> str | None:
+    """Hash of the package's source and of the versions of what it stands on; None where one of them cannot be read."""
+    try:
+        digest = hashlib.sha256(repr([sys.version, *map(importlib.metadata.version, STANDS_ON)]).encode())
+        for path in sorted(PACKAGE.rglob("*.py")):
+            digest.update(f"\0{path.relative_to(PACKAGE)}\0".encode())
+            digest.update(path.read_bytes())
+    except (OSError, importlib.metadata.PackageNotFoundError):  # such as an editor's lock file
+        return None
     return digest.hexdigest()
 
 

@@ -90,7 +90,7 @@ class AnomalyDataModule(lightning.LightningDataModule):
 
     Attributes:
         revision: part of every run's identity; raise it when the tensors that a run sees change.
-        categories: all there are, wherever the data are; none where `category_names` finds them on disk.
+        categories: all there are, wherever the data are; where it is empty, `category_names` is asked.
         publishable: whether results on it may be committed.
         default_image_size: the size to use where nobody says one, or None for the method's.
         archive: what `data fetch` downloads, or None.

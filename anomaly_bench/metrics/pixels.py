@@ -54,12 +54,17 @@ def _check_map(anomaly_map: Scores, name: str) -> None:
 
 def pool_side_by_side(maps: Sequence[Scores], regions: Sequence[Regions]) -> tuple[list[Scores], Scores]:
     """As `pool_pixels`, with the normal scores in parts, one a core as far as they are worth a thread."""
-    most = min(os.cpu_count() or 1, MOST_PARTS, len(maps))
+    most = min(_cores(), MOST_PARTS, len(maps))
     count = max(1, min(most, sum(anomaly_map.size for anomaly_map in maps) // PART_PIXELS))
     bounds = np.linspace(0, len(maps), count + 1, dtype=int)
     portions = [slice(start, end) for start, end in itertools.pairwise(bounds)]
     pooled = side_by_side(lambda portion: pool_pixels(maps[portion], regions[portion]), portions)
     return [normal for normal, _ in pooled], np.concatenate([anomalous for _, anomalous in pooled])
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pool_pixels(maps: Sequence[Scores], regions: Sequence[Regions]) -> tuple[Scores, Scores]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,11 @@ from typing import Any
 import pytest
 
 from anomaly_bench.bench import recall
+from anomaly_bench.bench.profiles import PROFILES
 from anomaly_bench.bench.recall import FILE, recalled, recalling
+from anomaly_bench.bench.store import Store
+from anomaly_bench.tables.publish import profile_table
+from tests.tables.made_store import made_table_store, write_run
 
 BUILD = """
 import sys
@@ -33,14 +38,28 @@ def build(results: Path, *options: str) -> tuple[bool, dict[str, bytes]]:
     return needed == "True", written
 
 
+def fill(results: Path) -> Path:
+    """Runs of both profiles that differ in their options, one method with an evaluation of its own among them."""
+    for profile, name in itertools.product(("paper", "lite"), ("variance_rd/fig4", "ast_mfr/fig6")):
+        table = profile_table(name, PROFILES[profile], Path())
+        for record in made_table_store(table, PROFILES[profile], seeds=[0]).records:
+            if record.spec.category in ("bottle", "01"):
+                write_run(Store(results).folder(record.spec.run_id), record)
+    return results
+
+
 def test_all_tables_are_built_again_without_pytorch_and_are_the_same(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    asked, first = build(tmp_path / "a", "--cache-dir", str(cache))
+    results = [fill(tmp_path / name) for name in "abc"]
+    asked, first = build(results[0], "--cache-dir", str(cache))
     assert asked
-    assert len(first) == 4 * 28
+    for profile in ("paper", "lite"):
+        sweep = [line.split(",") for line in first[f"tables/{profile}/variance_rd/fig4.csv"].decode().splitlines()]
+        measured = [row[sweep[0].index("measured")] for row in sweep[1:]]
+        assert len(set(measured)) == len(measured) > 3, "every weight of the loss has a number of its own"
     assert [path.name for path in cache.iterdir()] == [FILE]
-    assert build(tmp_path / "b", "--cache-dir", str(cache)) == (False, first)
-    assert build(tmp_path / "c", "--cache-dir", "off") == (True, first)
+    assert build(results[1], "--cache-dir", str(cache)) == (False, first)
+    assert build(results[2], "--cache-dir", "off") == (True, first)
 
 
 class Calls:
@@ -104,6 +123,19 @@ def test_a_damaged_file_is_not_believed(calls: Calls, tmp_path: Path, damage: Ca
     assert calls(["a"]) == answers
     assert len(calls.asked) == 2
     assert json.loads(file.read_text(encoding="utf-8").partition("\n")[2]) == {'["a"]': answers[0]}
+
+
+def test_answers_of_code_that_was_edited_meanwhile_are_not_kept(
+    calls: Calls, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with other_code(tmp_path_factory.mktemp("code"), monkeypatch):
+        with recalling(tmp_path):
+            recalled(["a"], lambda: 1)
+            (recall.PACKAGE / "method.py").write_text("lr = 3", encoding="utf-8")
+        assert list(tmp_path.iterdir()) == []
+        (recall.PACKAGE / ".#method.py").symlink_to("nowhere")  # an editor's
+        assert calls(["a"]) == calls(["a"])
+    assert len(calls.asked) == 2
 
 
 def test_a_folder_that_cannot_be_written_to_costs_time_only(

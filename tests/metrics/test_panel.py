@@ -208,7 +208,7 @@ def test_parts_that_are_ranked_side_by_side_change_no_bit(
     whole = data.panel()
     monkeypatch.setattr(pixels, "PART_PIXELS", 1)
     monkeypatch.setattr(pixels, "MOST_PARTS", cores)
-    monkeypatch.setattr(pixels.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(pixels, "_cores", lambda: cores)
     assert len(pixels.pool_side_by_side(data.maps, list(map(find_regions, data.masks)))[0]) == min(cores, 6)
     assert data.panel() == whole
 

@@ -13,7 +13,7 @@ from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
-from anomaly_bench.bench.store import Record
+from anomaly_bench.bench.store import RECORD, Record, write_json
 from anomaly_bench.data.mvtec import OFFICIAL
 from anomaly_bench.metrics import METRIC_KEYS
 from anomaly_bench.tables.plan import table_runs
@@ -133,3 +133,14 @@ def made_table_store(table: TableSpec, profile: Profile, *, seeds: Sequence[int]
         record = Record(spec, asked[0].evaluation.eval_id, entries, evidence, made.cost(asked[0]), provenance)
         made.records.append(record)
     return made
+
+
+def write_run(folder: Path, record: Record) -> None:
+    """The record in its folder, with scores that the run's id decides."""
+    folder.mkdir(parents=True)
+    write_json(folder / RECORD, record.as_json())
+    scores = np.random.default_rng(int(record.spec.run_id, 16)).normal(size=40) + np.arange(40) // 20
+    lines = [f"test/{index:03}.png,any,{index // 20},{score},0.1,0.1" for index, score in enumerate(scores)]
+    text = "\n".join(["path,defect,label,score,share_original,share_evaluated", *lines, ""])
+    for evaluation in record.evaluations:
+        (folder / f"scores-{evaluation}.csv").write_text(text, encoding="utf-8")

@@ -6,16 +6,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from anomaly_bench.bench.profiles import PROFILES
-from anomaly_bench.bench.store import RECORD, Record, Store, write_json
+from anomaly_bench.bench.store import RECORD, Record, Store
 from anomaly_bench.cli import main
 from anomaly_bench.tables import paired
 from anomaly_bench.tables.publish import profile_table
 from anomaly_bench.tables.spec import table_names
-from tests.tables.made_store import made_table_store
+from tests.tables.made_store import made_table_store, write_run
 
 RUNS = 1000
 CPU_SECONDS = 20.0  # about ten times what it takes: for what grows with the square of the runs
@@ -33,16 +32,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for record in records.values():
         write_run(Store(results).folder(record.spec.run_id), record)
     return results
-
-
-def write_run(folder: Path, record: Record) -> None:
-    folder.mkdir(parents=True)
-    write_json(folder / RECORD, record.as_json())
-    scores = np.random.default_rng(int(record.spec.run_id, 16)).normal(size=40) + np.arange(40) // 20
-    lines = [f"test/{index:03}.png,any,{index // 20},{score},0.1,0.1" for index, score in enumerate(scores)]
-    text = "\n".join(["path,defect,label,score,share_original,share_evaluated", *lines, ""])
-    for evaluation in record.evaluations:
-        (folder / f"scores-{evaluation}.csv").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
