@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,11 +87,8 @@ def _read(path: Path, code: str) -> dict[str, Any]:
 
 
 def _write(path: Path, code: str, answers: dict[str, Any]) -> None:
+    from anomaly_bench.bench.store import replace_text  # here, for it imports NumPy and `--help` has no need of it
+
     text = json.dumps(answers)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{FILE}.{os.getpid()}")
-    try:
-        aside.write_text(f"{_checksum(code, text)}\n{text}", encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_text(path, f"{_checksum(code, text)}\n{text}")

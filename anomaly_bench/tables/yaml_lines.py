@@ -10,7 +10,6 @@ import yaml
 from anomaly_bench.errors import UserError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where PyYAML was built with it
-CONSTRUCTOR = yaml.constructor.SafeConstructor()
 
 
 class Mapping(dict[str, Any]):
@@ -47,7 +46,7 @@ def _construct(node: yaml.Node, path: Path) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_construct(child, path) for child in node.value]
     if not isinstance(node, yaml.MappingNode):
-        return CONSTRUCTOR.construct_object(node, deep=True)
+        return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
     mapping = Mapping()
     mapping.path, mapping.line = path, node.start_mark.line + 1
     for key_node, value_node in node.value:

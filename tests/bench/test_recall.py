@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -144,7 +145,7 @@ def test_a_folder_that_cannot_be_written_to_costs_time_only(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
     assert calls(["a"]) == calls(["a"])
     assert list(tmp_path.iterdir()) == []
 
