@@ -173,6 +173,9 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
         f"cells mix {len(versions)} versions, see above": len(versions) > 1,
         "peers were measured with several versions of anomalib, see above": len(peer_versions(records)) > 1,
         f"cells mix {len(teachers)} teachers or weights, see above": len(teachers) > 1,
+        "cells are means over different categories, see the footnotes: only those over the same can be compared": (
+            _mixes_categories(built)
+        ),
         "runs of one category saw different data": len(manifests) > len({category for category, _ in manifests}),
         "a teacher has random weights: these numbers say nothing about the method": any(
             record.evidence["weights"]["source"] == "random" for record in records
@@ -188,3 +191,12 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
         ),
     }
     return [text for text, holds in found.items() if holds]
+
+
+def _mixes_categories(built: BuiltTable) -> bool:
+    """Whether cells that ask for the same number of categories, as the rows of an ablation do, have different ones."""
+    measured: dict[int, set[tuple[str, ...]]] = {}
+    for cell in (cell for row in built.cells for cell in row):
+        if cell.categories and cell.categories_planned > 1:
+            measured.setdefault(cell.categories_planned, set()).add(cell.categories)
+    return any(len(sets) > 1 for sets in measured.values())

@@ -89,7 +89,8 @@ def _remarks(cell: Cell) -> list[str]:
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
     if len(cell.categories) < cell.categories_planned:
-        remarks.append(f"mean over {len(cell.categories)} of {cell.categories_planned} categories")
+        count = f"{len(cell.categories)} of {cell.categories_planned} categories"
+        remarks.append(f"mean over {count} ({', '.join(cell.categories)})")
         if cell.printed_over_same is not None:
             remarks.append(f"the paper's own mean over these is {cell.printed_over_same:.2f}")
     return remarks

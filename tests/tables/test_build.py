@@ -189,6 +189,16 @@ def test_runs_on_several_devices_are_warned_of() -> None:
     assert "some runs were trained on several devices" in header([shared])["WARNING"]
 
 
+def test_means_over_different_categories_are_a_warning() -> None:
+    def warnings(*records: Record) -> str:
+        return header(list(records))["WARNING"]
+
+    ours = [made_record(category, method="fmm_scsatt") for category in ("bottle", "pill")]
+    assert "different categories" in warnings(BOTTLE, *ours)
+    assert "different categories" not in warnings(BOTTLE, made_record("pill"), *ours)
+    assert "different categories" not in warnings(*ours)  # a column without any number is not compared
+
+
 def test_other_data_under_another_seed_are_a_warning() -> None:
     other = with_data(made_record("bottle", seed=1), manifest_sha256="01")
     assert "runs of one category saw different data" in header([BOTTLE, other])["WARNING"]

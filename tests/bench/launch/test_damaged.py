@@ -58,7 +58,7 @@ def test_a_damaged_image_costs_its_own_category_alone_until_it_is_mended(
     for name in whole:
         assert f"folder/{name.partition('/')[0]} seed 0 failed: {name} cannot be read" in said.err
         assert f"failed: {name} cannot be read" in said.out  # a footnote of its category's cells
-    assert "mean over 1 of 3 categories" in said.out
+    assert "mean over 1 of 3 categories (nut)" in said.out
 
     for name, content in whole.items():
         (data / name).write_bytes(content)
