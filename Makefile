@@ -12,7 +12,7 @@ TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-slow test-real test-browser lint format tables report benchmark docs
+.PHONY: menu setup smoke test test-slow test-real test-browser lint format tables report claims benchmark docs
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
@@ -72,6 +72,9 @@ tables: $(READY)	## build every table from the records there are; trains nothing
 
 report: $(READY)	## one HTML page with all tables and figures: results/report/index.html
 	$(BIN)/anomaly-bench report $(SHOWN) $(PLACES)
+
+claims: $(READY)	## what every variant in results/runs gains over RD trained alike: results/claims.csv
+	$(BIN)/python experiments/claims.py
 
 docs: $(READY)	## the API's pages from the docstrings: docs/api/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -1,0 +1,153 @@
+"""What every variant measured in `results/runs` gains over RD, and over its own method at its defaults.
+
+A pair is two runs of one category with one seed on the same files, with the same teacher and as many epochs; all else
+is each method's own. Differences are in points, variant minus reference. `low` and `high` are the 95 % interval of the
+image AUROC's, from resampled test images and, where there are several, seeds (`anomaly_bench.tables.paired`). Data that
+are incomplete or unverified are left out. There is a line for each category, and one for all that both sides have.
+
+`make claims` writes results/claims.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anomaly_bench.bench.resolve import own_protocol
+from anomaly_bench.bench.spec import as_set
+from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.tables.paired import paired_interval
+from anomaly_bench.tables.scores import Scores, read_scores
+
+RESULTS = Path(__file__).parent.parent / "results"
+BASELINE = "rd"
+SHARED = ("teacher", "epochs")  # of a protocol: what both sides of a pair have in common
+
+
+class Variant(NamedTuple):
+    """What is trained, but for category and seed; `settings` are those that differ from the method's own."""
+
+    dataset: str
+    teacher: str
+    epochs: int
+    method: str
+    settings: str
+
+
+class Place(NamedTuple):
+    """Where two variants meet: the same images and the same weights of the teacher as well."""
+
+    category: str
+    seed: int
+    manifest: str
+    weights: str
+
+
+Runs = dict[Variant, dict[Place, Record]]
+
+
+def main() -> int:
+    """Print the lines and write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the runs, claims.csv goes there")
+    results = parser.parse_args().results
+    rows = list(compare_all(Store(results)))
+    if not rows:
+        print(f"{results} has no two runs to compare: run a method and rd on the same category.", file=sys.stderr)
+        return 2
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""))
+    with (results / "claims.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+def compare_all(store: Store) -> Iterator[dict[str, Any]]:
+    """One row for each variant, reference and set of categories."""
+    runs: Runs = {}
+    for record in store:
+        if isinstance(record, Record) and record.evidence["data"]["complete"]:
+            runs.setdefault(variant_of(record), {})[place_of(record)] = record
+    for variant in sorted(runs):
+        baseline, own = (variant._replace(method=name, settings="") for name in (BASELINE, variant.method))
+        for reference in dict.fromkeys((baseline, own)):
+            if reference != variant:
+                yield from compare(variant, reference, runs, store)
+
+
+def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> Iterator[dict[str, Any]]:
+    """Each category that both have, then all of them over the seeds that none lacks."""
+    common = sorted(runs[variant].keys() & runs.get(reference, {}).keys())
+    names = sorted({place.category for place in common})
+    for categories in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
+        by_category = {name: {place.seed: place for place in common if place.category == name} for name in categories}
+        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_category.values())))
+        if not seeds:
+            continue
+        places = [[by_seed[seed] for seed in seeds] for by_seed in by_category.values()]
+        pairs = [[(runs[variant][place], runs[reference][place]) for place in by_seed] for by_seed in places]
+        interval = paired_interval([[(scores(a, store), scores(b, store)) for a, b in by_seed] for by_seed in pairs])
+        yield {
+            **variant._asdict(),
+            "against": " ".join(part for part in (reference.method, reference.settings) if part),
+            "categories": " ".join(categories),
+            "seeds": " ".join(map(str, seeds)),
+            "image_auroc_points": points(interval.difference),
+            "low": points(interval.low),
+            "high": points(interval.high),
+            **{f"{metric}_points": points(mean_gain(pairs, metric)) for metric in ("pixel_auroc", "aupro")},
+        }
+
+
+def variant_of(record: Record) -> Variant:
+    spec, (own, unused) = record.spec, own_protocol(record.spec.method)
+    used = [field.name for field in fields(own) if field.name not in (*unused, *SHARED)]
+    changed = {
+        name: getattr(spec.protocol, name) for name in used if getattr(spec.protocol, name) != getattr(own, name)
+    }
+    settings = " ".join(f"{name}={as_set(value)}" for name, value in (*spec.options, *changed.items()))
+    return Variant(spec.dataset, spec.protocol.teacher, spec.protocol.epochs, spec.method, settings)
+
+
+def place_of(record: Record) -> Place:
+    evidence = record.evidence
+    weights = evidence[record.spec.protocol.weights_evidence["teacher"]]
+    return Place(
+        record.spec.category, record.spec.seed, evidence["data"]["manifest_sha256"], weights.get("sha256", "random")
+    )
+
+
+def scores(record: Record, store: Store) -> Scores:
+    text = store.read_scores(record.spec.run_id, record.evaluation)
+    if text is None:
+        raise SystemExit(f"Run {record.spec.run_id} has lost its scores; run it --again.")
+    return read_scores(text)
+
+
+def mean_gain(pairs: list[list[tuple[Record, Record]]], metric: str) -> float:
+    """In fractions, over categories and seeds."""
+    return statistics.fmean(
+        statistics.fmean(value(a, metric) - value(b, metric) for a, b in by_seed) for by_seed in pairs
+    )
+
+
+def value(record: Record, metric: str) -> float:
+    measured = record.metrics[metric]
+    assert measured is not None, "complete data have masks"
+    return measured
+
+
+def points(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
