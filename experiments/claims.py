@@ -1,9 +1,10 @@
 """What every variant measured in `results/runs` gains over RD, and over its own method at its defaults.
 
-A pair is two runs of one category with one seed on the same files, with the same teacher and as many epochs; all else
-is each method's own. Differences are in points, variant minus reference. `low` and `high` are the 95 % interval of the
-image AUROC's, from resampled test images and, where there are several, seeds (`anomaly_bench.tables.paired`). Data that
-are incomplete or unverified are left out. There is a line for each category, and one for all that both sides have.
+A pair is two runs of one category with one seed on the same files, with the same teacher, image size and as many
+epochs; all else is each method's own. Differences are in points, variant minus reference. `low` and `high` are the 95 %
+interval of the image AUROC's, from resampled test images and, where there are several, seeds
+(`anomaly_bench.tables.paired`). Data that are incomplete or unverified are left out. There is a line for each category,
+and one for all that both sides have.
 
 `make claims` writes results/claims.csv.
 """
@@ -27,15 +28,20 @@ from anomaly_bench.tables.scores import Scores, read_scores
 
 RESULTS = Path(__file__).parent.parent / "results"
 BASELINE = "rd"
-SHARED = ("teacher", "epochs")  # of a protocol: what both sides of a pair have in common
+SHARED = ("teacher", "student", "epochs", "image_size")  # of a protocol: what a profile or a data set gives
 
 
 class Variant(NamedTuple):
-    """What is trained, but for category and seed; `settings` are those that differ from the method's own."""
+    """What is trained, but for category and seed; `settings` are those that differ from the method's own.
+
+    RD has no `student` with weights of its own, nor have most.
+    """
 
     dataset: str
-    teacher: str
+    image_size: int
     epochs: int
+    teacher: str
+    student: str
     method: str
     settings: str
 
@@ -77,8 +83,8 @@ def compare_all(store: Store) -> Iterator[dict[str, Any]]:
         if isinstance(record, Record) and record.evidence["data"]["complete"]:
             runs.setdefault(variant_of(record), {})[place_of(record)] = record
     for variant in sorted(runs):
-        baseline, own = (variant._replace(method=name, settings="") for name in (BASELINE, variant.method))
-        for reference in dict.fromkeys((baseline, own)):
+        baseline = variant._replace(method=BASELINE, student="", settings="")
+        for reference in dict.fromkeys((baseline, variant._replace(settings=""))):
             if reference != variant:
                 yield from compare(variant, reference, runs, store)
 
@@ -103,7 +109,7 @@ def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> I
             "image_auroc_points": points(interval.difference),
             "low": points(interval.low),
             "high": points(interval.high),
-            **{f"{metric}_points": points(mean_gain(pairs, metric)) for metric in ("pixel_auroc", "aupro")},
+            **{f"{metric}_points": mean_gain(pairs, metric) for metric in ("pixel_auroc", "aupro")},
         }
 
 
@@ -114,7 +120,8 @@ def variant_of(record: Record) -> Variant:
         name: getattr(spec.protocol, name) for name in used if getattr(spec.protocol, name) != getattr(own, name)
     }
     settings = " ".join(f"{name}={as_set(value)}" for name, value in (*spec.options, *changed.items()))
-    return Variant(spec.dataset, spec.protocol.teacher, spec.protocol.epochs, spec.method, settings)
+    protocol, student = spec.protocol, spec.protocol.networks.get("student", "")
+    return Variant(spec.dataset, protocol.image_size, protocol.epochs, protocol.teacher, student, spec.method, settings)
 
 
 def place_of(record: Record) -> Place:
@@ -132,17 +139,11 @@ def scores(record: Record, store: Store) -> Scores:
     return read_scores(text)
 
 
-def mean_gain(pairs: list[list[tuple[Record, Record]]], metric: str) -> float:
-    """In fractions, over categories and seeds."""
-    return statistics.fmean(
-        statistics.fmean(value(a, metric) - value(b, metric) for a, b in by_seed) for by_seed in pairs
-    )
-
-
-def value(record: Record, metric: str) -> float:
-    measured = record.metrics[metric]
-    assert measured is not None, "complete data have masks"
-    return measured
+def mean_gain(pairs: list[list[tuple[Record, Record]]], metric: str) -> str:
+    """In points, over categories and seeds; empty where there are no masks to measure it with."""
+    values = [[(a.metrics[metric], b.metrics[metric]) for a, b in by_seed] for by_seed in pairs]
+    gains = [[a - b for a, b in by_seed if a is not None and b is not None] for by_seed in values]
+    return points(statistics.fmean(map(statistics.fmean, gains))) if all(gains) else ""
 
 
 def points(fraction: float) -> str:

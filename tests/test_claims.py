@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ def compared(folder: Path, *records: Record) -> list[dict[str, Any]]:
     for record in records:
         write_run(folder / "runs" / record.spec.run_id, record)
     return list(claims.compare_all(Store(folder)))
+
+
+def without_masks(record: Record) -> Record:
+    entry = record.evaluations[record.evaluation]
+    metrics = entry["metrics"] | {"pixel_auroc": None, "aupro": None}
+    return dataclasses.replace(record, evaluations={record.evaluation: entry | {"metrics": metrics}})
 
 
 def test_a_row_is_the_paired_difference_over_what_both_sides_have(tmp_path: Path) -> None:
@@ -65,6 +72,20 @@ def test_an_ablation_is_held_against_rd_and_against_its_own_method(tmp_path: Pat
         ("fmm=false", "rd"),
         ("fmm=false", "fmm_scsatt"),
     ]
+
+
+def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path: Path) -> None:
+    """AST-MFR's student in `lite`; CIFAR-10's images of 32x32, which have no masks either."""
+    ablation = made_record("pill", method="ast_mfr", mask_rate="0.3")
+    rows = compared(tmp_path / "lite", made_record("pill"), made_record("pill", method="ast_mfr"), ablation)
+    assert [(row["settings"], row["against"]) for row in rows] == [
+        ("", "rd"),
+        ("mask_rate=0.3", "rd"),
+        ("mask_rate=0.3", "ast_mfr"),
+    ]
+    small = [without_masks(made_record("pill", method=method, image_size="32")) for method in ("rd", "fmm_scsatt")]
+    (row,) = compared(tmp_path / "small", *small)
+    assert (row["image_size"], row["settings"], row["pixel_auroc_points"]) == (32, "", "")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ class Cell:
         measured: mean over categories and seeds, or None with a `reason`.
         std: standard deviation over seeds (of a cell relative to another: over all pairs), or None with fewer than two.
         seeds: seeds that are in, of `seeds_planned`.
+        seeds_left_out: those that only some of the categories have.
         categories: categories that are in, of `categories_planned`.
         printed_over_same: the mean of what the paper prints for just these categories.
         difference: measured minus printed, over the same categories; None where nothing fair can be said.
@@ -50,6 +51,7 @@ class Cell:
     std: float | None = None
     seeds: tuple[int, ...] = ()
     seeds_planned: int = 0
+    seeds_left_out: tuple[int, ...] = ()
     categories: tuple[str, ...] = ()
     categories_planned: int = 0
     printed_over_same: float | None = None
@@ -258,4 +260,9 @@ def _with_statistics(cell: Cell, values: dict[str, BySeed], *, paired: bool) -> 
         by_seed = [statistics.fmean(statistics.fmean(seeds.values()) for seeds in values.values())]
     spread = [value for seeds in values.values() for value in seeds.values()] if paired else by_seed
     std = statistics.stdev(spread) if len(spread) > 1 else None
-    return replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))
+    cell = replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))
+    if not common or paired:
+        return cell
+    left_out = sorted(set().union(*values.values()) - set(common))
+    used = tuple(record for record in cell.records if record.spec.seed in common)
+    return replace(cell, seeds_left_out=tuple(left_out), records=used)

@@ -8,7 +8,7 @@ from typing import Any
 from anomaly_bench.bench.resolve import NETWORKS, SAME, own_protocol
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
-from anomaly_bench.tables.build import BuiltTable
+from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.measures import MEASURES, RELATIVE
 from anomaly_bench.tables.peers import peer_versions
 from anomaly_bench.tables.spec import ALL
@@ -148,8 +148,13 @@ def _missing(data: dict[str, Any]) -> str:
 
 def _devices(built: BuiltTable) -> str:
     """What times were measured on; nothing where the table has no times."""
+    return _list(device for row in built.cells for cell in row for device in _timed_on(cell))
+
+
+def _timed_on(cell: Cell) -> set[str]:
+    """The devices of a cell's times; none of a cell that holds something else."""
     timed = {MEASURES["latency"], MEASURES["seconds_train"], RELATIVE}
-    return _list(r.cost["device"] for row in built.cells for cell in row if cell.measure in timed for r in cell.records)
+    return {record.cost["device"] for record in cell.records} if cell.measure in timed else set()
 
 
 def _revisions(record: Record) -> str:
@@ -175,6 +180,9 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
         f"cells mix {len(teachers)} teachers or weights, see above": len(teachers) > 1,
         "cells are means over different categories, see the footnotes: only those over the same can be compared": (
             _mixes_categories(built)
+        ),
+        "times of one cell are from several devices, see Device": any(
+            len(_timed_on(cell)) > 1 for row in built.cells for cell in row
         ),
         "runs of one category saw different data": len(manifests) > len({category for category, _ in manifests}),
         "a teacher has random weights: these numbers say nothing about the method": any(

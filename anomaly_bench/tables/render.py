@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
+from anomaly_bench.tables.measures import RELATIVE
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,24 @@ def _legend(built: BuiltTable) -> list[str]:
 
 def _remarks(cell: Cell) -> list[str]:
     remarks = [cell.caveat] if cell.caveat else []
+    if cell.measure is RELATIVE and cell.std is not None:
+        remarks.append("± is that of all pairs of runs")
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
+    if cell.seeds_left_out:
+        remarks.append(left_out(cell))
     if len(cell.categories) < cell.categories_planned:
         count = f"{len(cell.categories)} of {cell.categories_planned} categories"
         remarks.append(f"mean over {count} ({', '.join(cell.categories)})")
         if cell.printed_over_same is not None:
             remarks.append(f"the paper's own mean over these is {cell.printed_over_same:.2f}")
     return remarks
+
+
+def left_out(cell: Cell) -> str:
+    """`seed 0 only, for not every category has 1, 2`: the mean is of fewer runs than the cells above."""
+    used, others = (", ".join(map(str, seeds)) for seeds in (cell.seeds, cell.seeds_left_out))
+    return f"seed{'s' if len(cell.seeds) > 1 else ''} {used} only, for not every category has {others}"
 
 
 def _difference(cell: Cell, footnotes: list[str]) -> str:

@@ -25,7 +25,7 @@ WEIGHTS = {"file": "made-up.pth", "sha256": "0123456789abcdef" * 4, "source": "f
 VERSIONS = {"anomaly-bench": "0.1.0", "torch": "2.15.0", "timm": "1.0.31", "numpy": "2.4.6", "pillow": "13.0.0"}
 
 
-FIRST = {"rd": 50, "fmm_scsatt": 70}
+FIRST = {"rd": 50, "fmm_scsatt": 70, "ast_mfr": 30}
 
 
 def value(category: str, metric: str, seed: int = 0, method: str = "rd") -> float:
@@ -51,8 +51,9 @@ def made_record(
         "official_image_size": [side, side],
         "resized": False,
     }
+    evidence = dict.fromkeys(spec.protocol.weights_evidence.values(), WEIGHTS) | {"data": data}
     provenance = {"versions": VERSIONS, "commit": None}
-    return Record(spec, own.eval_id, {own.eval_id: entry}, {"weights": WEIGHTS, "data": data}, {}, provenance)
+    return Record(spec, own.eval_id, {own.eval_id: entry}, evidence, {}, provenance)
 
 
 def with_data(record: Record, **changes: Any) -> Record:

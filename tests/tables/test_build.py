@@ -14,6 +14,7 @@ from anomaly_bench.tables.build import Cell, build_table
 from anomaly_bench.tables.header import header_lines
 from anomaly_bench.tables.index import Index
 from anomaly_bench.tables.printed import load_printed
+from anomaly_bench.tables.render import _remarks
 from anomaly_bench.tables.spec import load_table
 from tests.tables.made_store import CATEGORIES, made_record, value, with_data
 
@@ -74,8 +75,10 @@ def test_a_mean_and_its_spread_are_of_the_same_seeds() -> None:
         made_record("pill", seed=seed) for seed in (0, 1)
     ]
     cell = rd_cells(records)["Mean"]
-    assert (cell.seeds, cell.std) == ((0,), None)
+    assert (cell.seeds, cell.seeds_left_out, cell.std) == ((0,), (1, 2), None)
     assert cell.measured == pytest.approx(54.0)
+    assert [record.spec.seed for record in cell.records] == [0, 0]  # the runs behind it, and no others
+    assert _remarks(cell)[0] == "seed 0 only, for not every category has 1, 2"
     apart = rd_cells([made_record("bottle", seed=1), made_record("pill", seed=2)])["Mean"]
     assert (apart.seeds, apart.std) == ((), None)
     assert apart.measured == pytest.approx(54.015)
@@ -197,6 +200,20 @@ def test_means_over_different_categories_are_a_warning() -> None:
     assert "different categories" in warnings(BOTTLE, *ours)
     assert "different categories" not in warnings(BOTTLE, made_record("pill"), *ours)
     assert "different categories" not in warnings(*ours)  # a column without any number is not compared
+
+
+def test_times_of_several_devices_in_one_cell_are_a_warning() -> None:
+    def warning(*devices: str) -> str:
+        table, profile = load_table("variance_rd/table2"), PROFILES["lite"]
+        timed = [
+            dataclasses.replace(made_record(category), cost={"device": device, "seconds_train": 10.0})
+            for category, device in zip(("bottle", "pill"), devices, strict=True)
+        ]
+        built = build_table(table, profile, Index.of(timed), load_printed(table.name), Path())
+        return " | ".join(text for label, text in header_lines(built) if label == "WARNING")
+
+    assert "times of one cell are from several devices" in warning("1 thread", "2 threads")
+    assert "several devices" not in warning("1 thread", "1 thread")
 
 
 def test_other_data_under_another_seed_are_a_warning() -> None:

@@ -36,6 +36,12 @@ class Curve:
     unit: str
     points: list[Point]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether all that is measured is a mean over the same categories; a line between others would be an effect of
+        the categories."""
+        return len({point.cell.categories for point in self.points if point.cell.measured is not None}) < 2
+
 
 def sweep_curve(built: BuiltTable, option: str, path: Path) -> Path | None:
     """Write `sweep_figure` as an SVG; None, and no file, where nothing is measured.
@@ -66,7 +72,7 @@ def sweep_figure(built: BuiltTable, option: str) -> Figure | None:
             _draw(axes, unit, [(index, curve) for index, curve in enumerate(curves) if curve.unit == unit])
         _scale(panels[-1], option, sorted({point.value for point in points}))
         figure.suptitle(wrapped(f"{built.spec.name}: {built.spec.title}", WIDTH - 0.2, 10), parse_math=False)
-        caption = wrapped(f"{built.profile.label}.\n{_caption(points)}", WIDTH - 0.2, 7)
+        caption = wrapped(f"{built.profile.label}.\n{_caption(curves)}", WIDTH - 0.2, 7)
         figure.supxlabel(caption, size=7, x=0.02, ha="left", parse_math=False)
     return figure
 
@@ -111,7 +117,8 @@ def _draw(axes: Axes, unit: str, curves: Sequence[tuple[int, Curve]]) -> None:
         spread = [(value, mean, std) for value, mean, std in measured if std is not None]
         printed = [(point.value, point.printed) for point in curve.points if point.printed is not None]
         values, means = [value for value, _, _ in measured], [mean for _, mean, _ in measured]
-        axes.plot(values, means, color=colour, marker=marker, label=curve.name)
+        joined = "-" if curve.comparable else "none"
+        axes.plot(values, means, color=colour, marker=marker, linestyle=joined, label=curve.name)
         if spread:
             values, means = [value for value, _, _ in spread], [mean for _, mean, _ in spread]
             axes.errorbar(values, means, [std for _, _, std in spread], fmt="none", ecolor=colour, capsize=3)
@@ -134,8 +141,9 @@ def _scale(axes: Axes, option: str, values: Sequence[float]) -> None:
     axes.set_xlabel(f"{option} ({OPTION_UNITS[option]})" if option in OPTION_UNITS else option, parse_math=False)
 
 
-def _caption(points: Sequence[Point]) -> str:
+def _caption(curves: Sequence[Curve]) -> str:
     """What the points are means of, and what is wrong with them."""
+    points = [point for curve in curves for point in curve.points]
     cells = [point.cell for point in points if point.cell.measured is not None]
     seeds = _range({len(cell.seeds) for cell in cells}, max(cell.seeds_planned for cell in cells), "seeds")
     categories = _range(
@@ -143,6 +151,8 @@ def _caption(points: Sequence[Point]) -> str:
     )
     words = [f"Filled: measured, mean over {categories} and {seeds}"]
     words[0] += ", bars their standard deviation." if any(cell.std is not None for cell in cells) else "."
+    if not all(curve.comparable for curve in curves):
+        words.append("NO LINE joins means over different categories: they cannot be compared.")
     if any(point.printed is not None for point in points):
         words.append("Hollow: printed in the paper, over all categories.")
     words += [f"Some are {caveat}." for caveat in dict.fromkeys(cell.caveat for cell in cells if cell.caveat)]

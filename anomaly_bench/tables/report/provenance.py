@@ -45,6 +45,7 @@ def shortfalls(cell: Cell) -> list[str]:
     found = {
         cell.caveat: bool(cell.caveat),
         f"{len(cell.seeds)} of {cell.seeds_planned} seeds": len(cell.seeds) < cell.seeds_planned,
+        f"without seed {', '.join(map(str, cell.seeds_left_out))}": bool(cell.seeds_left_out),
         f"{len(cell.categories)} of {cell.categories_planned} categories": (
             len(cell.categories) < cell.categories_planned
         ),

@@ -150,6 +150,20 @@ def test_the_figure_names_table_profile_seeds_and_units() -> None:
     )
 
 
+def test_no_line_joins_means_over_different_categories() -> None:
+    table = built()
+    mixed = [
+        [dataclasses.replace(cell, categories=(f"row {number}",)) for cell in row]
+        for number, row in enumerate(table.cells)
+    ]
+    figure = drawn(dataclasses.replace(table, cells=mixed))
+    joined = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    assert joined == []
+    assert filled(figure.axes[0])  # the points are there all the same
+    assert "NO LINE joins means over different categories" in caption(figure)
+    assert "NO LINE" not in caption(drawn(table))
+
+
 def test_each_unit_has_a_panel_and_each_line_a_look_of_its_own() -> None:
     records = [dataclasses.replace(record, cost={"seconds_train": 10.0}) for record in RECORDS]
     columns = (COLUMNS[0], Line("Time", "", Query(metric="seconds_train")), COLUMNS[1])
