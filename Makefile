@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROFILE ?= paper
 # What is not set is not passed on, and the command line's own defaults hold.
-PLACES = $(if $(DATA),--data-root "$(DATA)") $(if $(WEIGHTS),--weights-dir "$(WEIGHTS)")
+PLACES = $(if $(DATA),--data-root "$(DATA)") $(if $(WEIGHTS),--weights-dir "$(WEIGHTS)") $(if $(RESULTS),--results "$(RESULTS)")
 SUITE = $(if $(LAUNCHER),--launcher "$(LAUNCHER)") $(if $(WORKERS),--workers "$(WORKERS)")
 FLAGS = --profile $(PROFILE) $(PLACES) $(SUITE) $(if $(CATEGORIES),--categories "$(CATEGORIES)") $(if $(SEEDS),--seeds "$(SEEDS)")
 # What is shown, without PROFILE, is the papers' own and lite where it has runs.
@@ -16,7 +16,7 @@ READY := .venv/installed
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
-	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
+	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [RESULTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as ast-mfr-table1. There are:"
 	@echo "  ablation-...      backbone, fmm, scsatt, multiscale: fmm_scsatt's tables 4 to 7"
@@ -74,7 +74,7 @@ report: $(READY)	## one HTML page with all tables and figures: results/report/in
 	$(BIN)/anomaly-bench report $(SHOWN) $(PLACES)
 
 claims: $(READY)	## what every variant in results/runs gains over RD trained alike: results/claims.csv
-	$(BIN)/python experiments/claims.py
+	$(BIN)/python experiments/claims.py $(if $(RESULTS),--results "$(RESULTS)")
 
 docs: $(READY)	## the API's pages from the docstrings: docs/api/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -111,15 +111,16 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     from anomaly_bench.bench.resolve import parse_settings
     from anomaly_bench.tables.train import Workers, describe, do_work, sort_work
 
-    asked_for, retry = arguments.categories is not None, arguments.retry_failed
-    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry)
+    retry, again = arguments.retry_failed, arguments.again
+    asked_for = arguments.categories is not None
+    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_other=again)
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
         return 0
     slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
     workers = Workers(arguments.launcher, arguments.workers, slurm)
     shown = replace(places.conduct, show=workers.in_this_process)
-    job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry)
+    job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry, again)
     failures = do_work(work, job, workers)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

@@ -17,7 +17,7 @@ from anomaly_bench.bench.execute import open_data
 from anomaly_bench.bench.launch import start_engine
 from anomaly_bench.bench.launch.engine import Engine, hand_out
 from anomaly_bench.bench.launch.work import Job, Outcome, with_half_the_batch
-from anomaly_bench.bench.obtain import compare_evidence
+from anomaly_bench.bench.obtain import OtherEvidenceError, compare_evidence
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.spec import PlannedRun
@@ -55,7 +55,13 @@ class Workers:
 
 
 def sort_work(
-    runs: Sequence[PlannedRun], places: Places, store: Store, *, asked_for: bool, retry_failed: bool = False
+    runs: Sequence[PlannedRun],
+    places: Places,
+    store: Store,
+    *,
+    asked_for: bool,
+    retry_failed: bool = False,
+    replace_other: bool = False,
 ) -> Work:
     """Look at the store and the data, train nothing.
 
@@ -65,20 +71,22 @@ def sort_work(
         store: where records are.
         asked_for: the user named the categories, so that missing data is an error and not an empty cell.
         retry_failed: only runs that failed are to do.
+        replace_other: runs that were made from other data or weights are to do.
 
     Raises:
-        UserError: a record was made from other data or weights; or the data of all runs (of any, if asked for) miss.
+        OtherEvidenceError: a record was made from other data or weights, and is not to be replaced.
+        UserError: the data of all runs (of any, if asked for) miss.
     """
     work = Work()
     missing: UserError | None = None
-    compared = []  # evidence that was compared already: seeds share it, and hashing a category takes a moment
+    # Category and evidence, and whether that is what is at hand: seeds share it, and hashing a category takes a moment.
+    compared = list[tuple[str, dict[str, Any], bool]]()
     for run in runs:
         entry = store.load(run.spec.run_id)
         if isinstance(entry, Record):
-            if (run.spec.category, entry.evidence) not in compared:
-                compare_evidence(entry, places)
-                compared.append((run.spec.category, entry.evidence))
-            (work.done if run.evaluation.eval_id in entry.evaluations else work.to_do).append(run)
+            same = _made_from_what_is_at_hand(entry, places, compared, replace_other=replace_other)
+            done = same and run.evaluation.eval_id in entry.evaluations
+            (work.done if done else work.to_do).append(run)
             continue
         if isinstance(entry, Failure) and entry.final and not retry_failed:
             if _has_stand_in(run, store):
@@ -98,6 +106,23 @@ def sort_work(
     if missing and (asked_for or not (work.done or work.to_do or work.failed)):
         raise missing
     return work
+
+
+def _made_from_what_is_at_hand(
+    record: Record, places: Places, compared: list[tuple[str, dict[str, Any], bool]], *, replace_other: bool
+) -> bool:
+    for category, evidence, same in compared:
+        if (category, evidence) == (record.spec.category, record.evidence):
+            return same
+    try:
+        compare_evidence(record, places)
+        same = True
+    except OtherEvidenceError:
+        if not replace_other:
+            raise
+        same = False
+    compared.append((record.spec.category, record.evidence, same))
+    return same
 
 
 def _has_stand_in(run: PlannedRun, store: Store) -> bool:

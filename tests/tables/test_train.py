@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from anomaly_bench.bench.launch.work import Job
 from anomaly_bench.bench.obtain import Obtained
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import PROFILES, load_profile
+from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import PlannedRun, RunSpec
 from anomaly_bench.bench.store import STANDS_IN, Failure, Record, RunFailedError, Store, StoreError, write_json
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables import train
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.spec import load_table
+from tests.conftest import tiny_spec
 from tests.tables.made_store import made_record
 
 HERE = train.Workers()
@@ -133,6 +136,28 @@ def test_final_failures_are_left_alone_until_they_are_to_be_retried(data_root: P
     assert "1 failed before (--retry-failed tries them again)" in train.describe(work)
     again = train.sort_work(runs, places, store, asked_for=False, retry_failed=True)
     assert (again.failed, again.to_do) == ([], runs[:2])
+
+
+def test_a_suite_refuses_what_was_made_from_other_data_and_replaces_it_where_told_to(places: Places) -> None:
+    store = Store(places.results)
+    runs = [PlannedRun(tiny_spec(category), own_evaluation("rd")) for category in ("brick", "coins")]
+    moved = replace(places, data_root=places.results.parent / "data")
+    shutil.copytree(places.data_root, moved.data_root)
+    assert train.do_work(train.Work(to_do=runs), Job(moved), HERE) == []
+    first = {run: store.load(run.spec.run_id) for run in runs}
+    image = next((moved.data_root / "synthetic-v1" / "brick" / "train" / "good").iterdir())
+    image.write_bytes(image.read_bytes() + b"\0")
+
+    with pytest.raises(UserError, match="was made from other data than those at hand; use --again"):
+        train.sort_work(runs, moved, store, asked_for=True)
+    work = train.sort_work(runs, moved, store, asked_for=True, replace_other=True)
+    assert (work.to_do, work.done) == (runs[:1], runs[1:])
+    assert train.do_work(work, Job(moved, replace_other=True), HERE) == []
+    anew = {run: store.load(run.spec.run_id) for run in runs}
+    assert isinstance(anew[runs[0]], Record)
+    assert anew[runs[0]] != first[runs[0]]
+    assert anew[runs[1]] == first[runs[1]]
+    assert train.sort_work(runs, moved, store, asked_for=True).done == runs
 
 
 def test_a_run_whose_cells_show_half_its_batch_is_done_until_it_is_to_be_retried(
