@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,30 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def entries(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """What a folder holds that is `wanted` and not hidden, sorted; raises UserError where it cannot be read."""
+    """What a folder holds that is `wanted` and not hidden, sorted.
+
+    Raises:
+        UserError: the folder cannot be read, or a name in it cannot be written down.
+    """
     try:
-        return sorted(path for path in folder.iterdir() if path.name[0] != "." and wanted(path))
+        found = sorted(path for path in folder.iterdir() if path.name[0] != "." and wanted(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read ({error.strerror}); mend or remove it.") from error
+    for path in found:
+        if _undecoded(path.name):
+            raise UserError(f"the name {os.fsencode(path.name)!r} in folder {folder} is not UTF-8; rename it.")
+    return found
+
+
+def _undecoded(name: str) -> bool:
+    """Whether it holds bytes that are no text, as names unpacked from archives of other systems may."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def is_folder(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,3 +253,14 @@ def test_check_reports_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "nowhere.png")
     [report] = check_data_set(Folder, tmp_path)
     assert str(link) in report.problems[0]
+
+
+@pytest.mark.parametrize("place", ["train/good", "test/crack", "ground_truth/crack"])
+def test_a_name_that_is_not_utf_8_is_a_sentence_for_check_and_for_training(place: str, tmp_path: Path) -> None:
+    folder = write_category(tmp_path / "thing") / place
+    Path(os.fsdecode(os.fsencode(folder) + b"/b\xfcrste.png")).touch()
+    expected = re.escape(f"the name b'b\\xfcrste.png' in folder {folder} is not UTF-8; rename it.")
+    with pytest.raises(UserError, match=expected):
+        Folder(tmp_path, "thing").setup()
+    reports = check_data_set(Folder, tmp_path)
+    assert any(re.search(expected, problem) for report in reports for problem in report.problems)
