@@ -104,9 +104,12 @@ def _parts(built: BuiltTable, column: int) -> tuple[Part, ...]:
     """The columns on the page that one column of the table becomes."""
     if not any(row[column].measurable for row in built.cells):
         return ("printed",)
-    if built.profile.dataset is not None:  # stand-in data, beside which nothing is printed
-        return ("measured",)
-    return ("printed", "measured", "difference")
+    return ("printed", "measured", "difference") if stands_beside_print(built) else ("measured",)
+
+
+def stands_beside_print(built: BuiltTable) -> bool:
+    """Whether a paper prints the table's numbers: none does where the YAML says so, or of stand-in data."""
+    return built.spec.printed and built.profile.dataset is None
 
 
 def _table(built: BuiltTable, notes: _Notes) -> Html:

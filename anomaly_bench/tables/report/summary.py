@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from anomaly_bench.bench.profiles import Profile
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
-from anomaly_bench.tables.report.article import status
+from anomaly_bench.tables.report.article import stands_beside_print, status
 from anomaly_bench.tables.report.markup import Html, element, fold, fragment, items, number_cell, plain_table
 from anomaly_bench.tables.report.names import (
     by_paper,
@@ -52,6 +52,8 @@ def _overview_row(paper: str, built: BuiltTable) -> Iterator[Html]:
     yield element("td", built.spec.title, class_="what")
     yield element("td", built.profile.name)
     yield number_cell(f"{measured} of {measurable}", measured / measurable if measurable else None)
+    if not stands_beside_print(built):
+        counts["not compared"] = 0  # there is nothing to compare with
     for name in COUNTED:
         yield number_cell(str(counts[name]) if counts[name] else "·", counts[name])
 
