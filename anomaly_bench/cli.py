@@ -20,7 +20,6 @@ from anomaly_bench.commands_use import export_command, predict_command
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.parsers import (
     LISTS,
-    Parser,
     add_places,
     check_parser,
     dashboard_parser,
@@ -35,6 +34,7 @@ from anomaly_bench.parsers import (
     table_parser,
     tables_parser,
 )
+from anomaly_bench.words import Parser, refuse_unknown
 
 if TYPE_CHECKING:
     from anomaly_bench.bench.places import Places
@@ -240,7 +240,7 @@ def list_command(arguments: Namespace) -> int:
 
 def data_command(arguments: Namespace) -> int:
     """`anomaly-bench data check` and `anomaly-bench data fetch`."""
-    return {"check": check_command, "fetch": fetch_command}[arguments.action](arguments[arguments.action])
+    return DATA_ACTIONS[arguments.action][1](arguments[arguments.action])
 
 
 def fetch_command(fetch: Namespace) -> int:
@@ -283,7 +283,9 @@ def score_command(arguments: Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]] = {
+Commands = dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]]
+
+COMMANDS: Commands = {
     "run": (run_parser, run_command),
     "table": (table_parser, table_command),
     "tables": (tables_parser, tables_command),
@@ -295,7 +297,7 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "predict": (predict_parser, predict_command),
     "export": (export_parser, export_command),
 }
-
+DATA_ACTIONS: Commands = {"check": (check_parser, check_command), "fetch": (fetch_parser, fetch_command)}
 
 BUILDS_TABLES = ("table", "tables", "report")
 
@@ -312,8 +314,8 @@ def build_parser() -> ArgumentParser:
         subcommands.add_subcommand(name, subparser, help=subparser.description)
         if name == "data":  # jsonargparse wants the levels from the outside in
             actions = subparser.add_subcommands(dest="action")
-            for action, leaf in (("check", check_parser()), ("fetch", fetch_parser())):
-                actions.add_subcommand(action, leaf, help=leaf.description)
+            for action, (make_leaf, _) in DATA_ACTIONS.items():
+                actions.add_subcommand(action, leaf := make_leaf(), help=leaf.description)
     return parser
 
 
@@ -325,10 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
     try:
-        if not words:
-            raise UserError(f"no command; choose one of: {', '.join(COMMANDS)}.")
-        if not words[0].startswith("-") and words[0] not in COMMANDS:
-            raise UserError(f"unknown command '{words[0]}'{nearest(words[0], COMMANDS)}")
+        refuse_unknown(words, list(COMMANDS), "command")
+        if words[0] == "data":
+            refuse_unknown(words[1:], list(DATA_ACTIONS), "action of data")
         arguments: Any = build_parser().parse_args(words)
         command = arguments[arguments.command]
         with recalling(places_of(command).cache if arguments.command in BUILDS_TABLES else None):

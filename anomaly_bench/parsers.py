@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Literal, NoReturn
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from platformdirs import user_cache_dir
 
+from anomaly_bench.words import Parser, any_number, any_whole_number, number_from, one_of, whole_number_from
+
 LISTS = ("methods", "peers", "datasets", "tables", "runs")
-
-
-class Parser(ArgumentParser):
-    """Says what is wrong in one sentence and exits with 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sentence = " ".join(message.split()).rstrip(".")
-        print(f"error: {sentence}; see {self.prog} --help.", file=sys.stderr)
-        sys.exit(2)
+KEPT = ("all", "maps", "scores")
+LAUNCHERS = ("local", "ray", "slurm")  # those of bench.launch, which would have to import too much to say so here
 
 
 def add_places(parser: ArgumentParser) -> None:
@@ -60,16 +52,18 @@ def add_onlookers(parser: ArgumentParser) -> None:
 
 
 def add_keep(parser: ArgumentParser, default: str) -> None:
-    parser.add_argument("--keep", type=Literal["all", "maps", "scores"], default=default,
+    parser.add_argument("--keep", type=one_of(KEPT), choices=KEPT, default=default,
                         help="of a finished run beside its record, scores and curves: its maps and the student's "
                         "weights (all), its maps, or nothing")  # fmt: skip
-    parser.add_argument("--checkpoint-seconds", type=NonNegativeFloat, default=60.0,
+    parser.add_argument("--checkpoint-seconds", type=number_from(0), default=60.0,
                         help="least time between two checkpoints, from which a killed run goes on")  # fmt: skip
 
 
 def add_workers(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time; from 2 on in processes of their own")
-    parser.add_argument("--launcher", type=str, default="local", help="who runs them: local, ray or slurm")
+    parser.add_argument("--workers", type=whole_number_from(1), default=1,
+                        help="runs at a time; from 2 on in processes of their own")  # fmt: skip
+    parser.add_argument("--launcher", type=one_of(LAUNCHERS), choices=LAUNCHERS, default="local",
+                        help="who runs them: on this machine, a Ray cluster or Slurm")  # fmt: skip
     parser.add_argument("--slurm", nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="submitit's parameters, such as partition=gpu gpus_per_node=1 timeout_min=60")  # fmt: skip
     parser.add_argument("--retry-failed", action="store_true", help="do the runs that failed, and only these")
@@ -85,11 +79,11 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--dataset", type=str, required=True, help="see `anomaly-bench list datasets`")
     parser.add_argument("--category", type=str, required=True, help="one category of the data set")
     parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
-    parser.add_argument("--seed", type=int, default=0, help="the run's seed")
+    parser.add_argument("--seed", type=any_whole_number(), default=0, help="the run's seed")
     parser.add_argument("--set", nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="train even if there is a record, and replace it")
-    parser.add_argument("--devices", type=PositiveInt, default=1,
+    parser.add_argument("--devices", type=whole_number_from(1), default=1,
                         help="GPUs (without any: processes) that share each batch of this one run")  # fmt: skip
     add_keep(parser, "all")
     add_onlookers(parser)
@@ -118,7 +112,7 @@ def add_shown_profile(parser: ArgumentParser) -> None:
 
 def table_parser() -> ArgumentParser:
     parser = Parser(description="Train what a table needs, then build it.")
-    parser.add_argument("table", type=str, help="PAPER/tableN, see `anomaly-bench list tables`")
+    parser.add_argument("table", type=str, metavar="TABLE", help="PAPER/tableN, see `anomaly-bench list tables`")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and stop")
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
     parser.add_argument("--peers", action="store_true",
@@ -159,7 +153,7 @@ def dashboard_parser() -> ArgumentParser:
 
 def list_parser() -> ArgumentParser:
     parser = Parser(description="What there is.")
-    parser.add_argument("what", type=str, help=", ".join(LISTS))
+    parser.add_argument("what", type=str, metavar="WHAT", help=", ".join(LISTS))
     return parser
 
 
@@ -169,7 +163,7 @@ def data_parser() -> ArgumentParser:
 
 def check_parser() -> ArgumentParser:
     parser = Parser(description="Counts against the official ones, and every file that cannot be used; exit 1 if any.")
-    parser.add_argument("dataset", type=str, help="see `anomaly-bench list datasets`")
+    parser.add_argument("dataset", type=str, metavar="DATASET", help="see `anomaly-bench list datasets`")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     add_allow_unverified(parser)
     add_places(parser)
@@ -178,7 +172,7 @@ def check_parser() -> ArgumentParser:
 
 def fetch_parser() -> ArgumentParser:
     parser = Parser(description="Download a data set from its publishers, check it and put it in place; resumes.")
-    parser.add_argument("dataset", type=str, help="see `anomaly-bench list datasets`")
+    parser.add_argument("dataset", type=str, metavar="DATASET", help="see `anomaly-bench list datasets`")
     parser.add_argument("--url", type=str | None, default=None, help="another address of the archive; file:// too")
     parser.add_argument("--sha256", type=str | None, default=None, help="the checksum that the archive must have")
     add_allow_unverified(parser)
@@ -199,10 +193,10 @@ def predict_parser() -> ArgumentParser:
     parser = Parser(description="Score images with a finished run, exactly as its own evaluation does: a CSV of scores "
                     "and heat-map overlays. A file that cannot be read stops no other; it is named at the end, and the "
                     "exit status is 2.")  # fmt: skip
-    parser.add_argument("images", type=str, nargs="+", help="image files, or folders of any depth")
+    parser.add_argument("images", type=str, nargs="+", metavar="IMAGES", help="image files, or folders of any depth")
     parser.add_argument("--run", type=str, required=True, help="the run's id, or its beginning")
     parser.add_argument("--out", type=str, required=True, help="folder for scores.csv and overlays/")
-    parser.add_argument("--fpr", type=float | None, default=None, metavar="RATE",
+    parser.add_argument("--fpr", type=any_number(), default=None, metavar="RATE",
                         help="call images anomalous above a threshold that at most this share of the training images "
                         "exceeds, such as 0.01; optimistic, for the run was trained on them")  # fmt: skip
     parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="scores only")

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from anomaly_bench import parsers
+from anomaly_bench.bench.launch import LAUNCHERS
 from anomaly_bench.bench.store import Store
 from anomaly_bench.cli import main
 from tests.conftest import TINY, tiny_spec
@@ -158,6 +160,8 @@ def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsy
         (["table", "fmm_scsatt/table1", "--data-root", "nowhere"], "no MVTec AD in nowhere"),
         (["table", "fmm_scsatt/table1", "--data-root", "TREE", "--categories", "bottle,cable"], "cable is not in"),
         (["list", "method"], "unknown list 'method'; did you mean 'methods'?"),
+        (["data"], "no action of data; choose one of: check, fetch."),
+        (["data", "chek", "mvtec"], "unknown action of data 'chek'; did you mean 'check'?"),
         (["data", "check", "mvtek"], "unknown data set 'mvtek'; did you mean 'mvtec'?"),
         (["data", "check", "mvtec", "--data-root", "nowhere"], "no MVTec AD in nowhere"),
         (["data", "check", "folder", "--data-root", "nowhere"], "data root nowhere does not exist"),
@@ -173,12 +177,37 @@ def test_wrong_words_of_the_other_commands(
     expect_refusal(words, tree.parent, sentence, capsys)
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "--sed", "1"], ["table"], ["run", "--seed", "x"]], ids=str)
-def test_words_that_do_not_parse(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("run --keep foo", "--keep takes all, maps or scores, not 'foo'; see anomaly-bench run --help."),
+        ("run --devices x", "--devices takes a whole number of at least 1, not 'x'; see anomaly-bench run --help."),
+        ("run --devices 0", "--devices takes a whole number of at least 1, not '0'; see anomaly-bench run --help."),
+        ("run --seed 1.5", "--seed takes a whole number, not '1.5'; see anomaly-bench run --help."),
+        ("run --seed", "--seed takes one argument; see anomaly-bench run --help."),
+        ("run --sed 1", "unrecognized arguments: --sed 1; see anomaly-bench run --help."),
+        ("run --method rd", "run needs --dataset and --category; see anomaly-bench run --help."),
+        ("run", "run needs --method, --dataset and --category; see anomaly-bench run --help."),
+        ("table", "table needs TABLE; see anomaly-bench table --help."),
+        ("table dlkd/table1 --dry-run --workers 0",
+         "--workers takes a whole number of at least 1, not '0'; see anomaly-bench table --help."),
+        ("tables --launcher foo", "--launcher takes local, ray or slurm, not 'foo'; see anomaly-bench tables --help."),
+        ("tables --checkpoint-seconds nan",
+         "--checkpoint-seconds takes a number of at least 0, not 'nan'; see anomaly-bench tables --help."),
+        ("data check", "data check needs DATASET; see anomaly-bench data check --help."),
+        ("predict --fpr x", "--fpr takes a number, not 'x'; see anomaly-bench predict --help."),
+        ("predict --run x", "predict needs IMAGES and --out; see anomaly-bench predict --help."),
+    ],
+)  # fmt: skip
+def test_words_that_do_not_parse(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(words)
+        main(words.split())
     assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr() == ("", f"error: {sentence}\n")
+
+
+def test_every_launcher_that_there_is_may_be_named() -> None:
+    assert parsers.LAUNCHERS == LAUNCHERS
 
 
 def test_debug_shows_the_traceback(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
