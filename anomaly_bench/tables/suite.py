@@ -15,6 +15,7 @@ from anomaly_bench.tables.publish import profile_table
 from anomaly_bench.tables.spec import table_names
 
 Suite = dict[str, list[PlannedRun]]
+Spent = dict[str, dict[str, list[float]]]  # seconds of runs, by device and by kind
 
 
 def suite_runs(
@@ -37,40 +38,52 @@ def suite_runs(
 
 
 def describe_suite(suite: Suite, store: Store) -> str:
-    """One line a paper and one for all: distinct runs, those that are done, and an estimate for the others."""
+    """One line a paper and one for all: distinct runs, those that are done, and estimates for the others."""
     records = [entry for entry in store if isinstance(entry, Record)]
-    done, seconds = {record.spec for record in records}, _seconds_by_kind(records)
+    done, spent = {record.spec for record in records}, _seconds_spent(records)
     papers = dict.fromkeys(name.split("/")[0] for name in suite)
     lines = [
-        _line(paper, {name: runs for name, runs in suite.items() if name.startswith(f"{paper}/")}, done, seconds)
+        _line(paper, {name: runs for name, runs in suite.items() if name.startswith(f"{paper}/")}, done, spent)
         for paper in papers
     ]
-    return "\n".join([*lines, _line("all papers", suite, done, seconds)])
+    return "\n".join([*lines, _line("all papers", suite, done, spent)])
 
 
-def _line(title: str, suite: Mapping[str, list[PlannedRun]], done: set[RunSpec], seconds: Mapping[str, float]) -> str:
+def _line(title: str, suite: Mapping[str, list[PlannedRun]], done: set[RunSpec], spent: Spent) -> str:
     needed = list(dict.fromkeys(run.spec for runs in suite.values() for run in runs))
     shown = sum(len({run.spec for run in runs}) for runs in suite.values())
-    to_do = [spec for spec in needed if spec not in done]
-    known = [seconds[kind] for kind in map(_kind, to_do) if kind in seconds]
+    to_do = [_kind(spec) for spec in needed if spec not in done]
     parts = [
         f"{title}: {len(suite)} tables show {shown} runs, {len(needed)} distinct",
         f"{len(needed) - len(to_do)} done, {len(to_do)} to do",
+        *(_estimate(to_do, device, kinds) for device, kinds in sorted(spent.items()) if kinds.keys() & set(to_do)),
     ]
-    if known:
-        parts.append(f"about {duration(sum(known))} for {len(known)} of these, as long as records of their kind took")
-    if len(known) < len(to_do):
-        parts.append(f"no record tells how long {len(to_do) - len(known)} take")
+    unknown = sum(all(kind not in kinds for kinds in spent.values()) for kind in to_do)
+    if unknown:
+        parts.append(f"no record tells how long {unknown} take")
     return "; ".join(parts) + "."
 
 
-def _seconds_by_kind(records: Iterable[Record]) -> dict[str, float]:
-    """Median seconds of a run, to train and to evaluate, by what mostly decides them."""
-    kinds: dict[str, list[float]] = {}
+def _estimate(to_do: Sequence[str], device: str, kinds: Mapping[str, Sequence[float]]) -> str:
+    """How long runs take on a device, each as long as the median of the records of its kind that were made there."""
+    known = [kind for kind in to_do if kind in kinds]
+    seconds = sum(statistics.median(kinds[kind]) for kind in known)
+    count = sum(len(kinds[kind]) for kind in set(known))
+    source = f"{count} record{'s' if count > 1 else ''} of their kind"
+    return f"about {duration(seconds)} for {len(known)} of these on '{device}', from {source}"
+
+
+def _seconds_spent(records: Iterable[Record]) -> Spent:
+    """Seconds of every run, to train and to evaluate, by what decides them: the device, and the kind of run.
+
+    Which device there is now takes PyTorch to know, so that the user is told all of them by name.
+    """
+    devices: Spent = {}
     for record in records:
-        spent = record.cost["seconds_train"] + record.cost["seconds_evaluate"]
-        kinds.setdefault(_kind(record.spec), []).append(spent)
-    return {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
+        kinds = devices.setdefault(record.cost.get("device", "a device that is not in the record"), {})
+        seconds = record.cost["seconds_train"] + record.cost["seconds_evaluate"]
+        kinds.setdefault(_kind(record.spec), []).append(seconds)
+    return devices
 
 
 def _kind(spec: RunSpec) -> str:

@@ -31,15 +31,25 @@ def test_runs_that_tables_share_are_counted_once(tmp_path: Path) -> None:
         assert rd <= {run.spec for run in suite[name]}, f"RD's runs are {name}'s too"
 
 
-def test_time_is_estimated_from_records_of_the_same_kind(tmp_path: Path) -> None:
-    record = dataclasses.replace(made_record("bottle"), cost={"seconds_train": 50.0, "seconds_evaluate": 10.0})
-    folder = tmp_path / "runs" / record.spec.run_id
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(to_text(record.as_json()))
+def test_time_is_estimated_from_records_of_the_same_kind_on_each_device_by_itself(tmp_path: Path) -> None:
+    for category, seed, device, seconds in (
+        ("bottle", 0, "a slow processor", 50.0),
+        ("cable", 0, "a GPU", 2.0),
+        ("cable", 1, "a GPU", 4.0),  # of a seed that the table does not ask for
+    ):
+        cost = {"device": device, "seconds_train": seconds, "seconds_evaluate": 10.0}
+        record = dataclasses.replace(made_record(category, seed=seed), cost=cost)
+        folder = tmp_path / "runs" / record.spec.run_id
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(to_text(record.as_json()))
     suite = {name: runs for name, runs in suite_runs(LITE, tmp_path).items() if name == "variance_rd/table2"}
     [_, line] = describe_suite(suite, Store(tmp_path)).splitlines()
-    assert "1 done, 29 to do; about 14 min 0 s for 14 of these" in line, "RD's others; nothing for variance_rd"
-    assert line.endswith("no record tells how long 15 take.")
+    assert line.partition("; ")[2] == (
+        "2 done, 28 to do; "  # RD's others; nothing for variance_rd
+        "about 2 min 49 s for 13 of these on 'a GPU', from 2 records of their kind; "
+        "about 13 min 0 s for 13 of these on 'a slow processor', from 1 record of their kind; "
+        "no record tells how long 15 take."
+    )
 
 
 def test_categories_and_seeds_limit_the_runs_and_a_wrong_one_is_named(tmp_path: Path) -> None:
