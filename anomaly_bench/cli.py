@@ -217,11 +217,15 @@ def report_command(arguments: Namespace) -> int:
 
 def dashboard_command(arguments: Namespace) -> int:
     """`anomaly-bench dashboard`."""
-    from anomaly_bench.tables.dashboard import make_dashboard
+    from anomaly_bench.tables.dashboard import check_dashboard, make_dashboard
+    from anomaly_bench.tables.publish import build_all
 
-    default = Path(arguments.results) / "wandb" / "dashboard.json"
-    for line in make_dashboard(arguments.wandb, Path(arguments.out) if arguments.out else default):
-        print(line)
+    check_dashboard(arguments.wandb)
+    store = store_of(arguments)
+    built = build_all(arguments.profile, store, places_of(arguments).data_root, peers=True)
+    complain(store)
+    path = Path(arguments.out) if arguments.out else store.results / "wandb" / "dashboard.json"
+    print("\n".join(make_dashboard(arguments.wandb, path, [table for tables in built for table in tables])))
     return 0
 
 
@@ -284,7 +288,6 @@ def score_command(arguments: Namespace) -> int:
 
 
 Commands = dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]]
-
 COMMANDS: Commands = {
     "run": (run_parser, run_command),
     "table": (table_parser, table_command),
@@ -299,7 +302,7 @@ COMMANDS: Commands = {
 }
 DATA_ACTIONS: Commands = {"check": (check_parser, check_command), "fetch": (fetch_parser, fetch_command)}
 
-BUILDS_TABLES = ("table", "tables", "report")
+BUILDS_TABLES = ("table", "tables", "report", "dashboard")
 
 
 def build_parser() -> ArgumentParser:

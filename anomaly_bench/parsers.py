@@ -148,6 +148,8 @@ def dashboard_parser() -> ArgumentParser:
                         help="write the definitions to a file, or save them to W&B's server")  # fmt: skip
     parser.add_argument("--out", type=str | None, default=None,
                         help="the file; by default wandb/dashboard.json in the results folder")  # fmt: skip
+    add_shown_profile(parser)
+    add_cache(parser)
     return parser
 
 

@@ -1,7 +1,8 @@
 """What Weights & Biases is told of a run. Everything here may raise: `watch.Guard` stands around it.
 
-A W&B run has the RunSpec as its configuration, its table as group, its method as job type; data set, category and
-profile are its tags. Its summary has the record's numbers, metrics by their names and costs as `cost/<name>`.
+A W&B run has the RunSpec as its configuration (with `run_id`, and `all_but_seed` to group by), its table as group, its
+method as job type; data set, category and profile are its tags. Its summary has the record's numbers, metrics by their
+names and costs as `cost/<name>`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import wandb
 
 PROJECT = "anomaly_bench"
+ALL_BUT_SEED = "all_but_seed"  # key of the configuration
 HEAT_MAPS = 8  # images in the table of heat maps
 ARTIFACT_FILES = ("record.json", "curves.csv")
 # W&B waits 90 s for a server that does not answer, and for ever at the end: a table's other runs are waiting too.
@@ -107,10 +109,16 @@ def open_training(onlookers: Onlookers, spec: RunSpec, results: Path) -> wandb.R
         job_type=spec.method,
         tags=[spec.dataset, spec.category, onlookers.profile],
         group=onlookers.groups.get(spec.run_id),
-        config={"run_id": spec.run_id, **spec.as_json()},
+        config={"run_id": spec.run_id, ALL_BUT_SEED: all_but_seed(spec, onlookers.profile), **spec.as_json()},
     )
     run.define_metric("*", step_metric="epoch")
     return run
+
+
+def all_but_seed(spec: RunSpec, profile: str) -> str:
+    """What runs have in common whose mean may be shown: in words, and by an id for the protocol that is not said."""
+    words = spec.title.removesuffix(f" seed {spec.seed}")
+    return f"{words}, {profile} [{spec.any_seed().run_id[:8]}]"
 
 
 def epoch_logger(run: wandb.Run) -> Logger:

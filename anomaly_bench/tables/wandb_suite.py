@@ -28,8 +28,7 @@ def publish_suite(tables: Sequence[BuiltTable], onlookers: Onlookers, results: P
     """One W&B run that holds tables as they were built; what goes wrong is said in one line.
 
     Args:
-        tables: of one profile or of several; their keys are `<paper>/<table>`, after the first profile with
-            `<profile>/` before.
+        tables: of one profile or of several; their keys are `<profile>/<paper>/<table>`.
         onlookers: with W&B offline or online.
         results: the results folder, whose `figures/` are shown where they belong to the tables.
     """
@@ -54,15 +53,15 @@ def publish_suite(tables: Sequence[BuiltTable], onlookers: Onlookers, results: P
 def contents(tables: Sequence[BuiltTable], results: Path) -> dict[str, Any]:
     """What the run logs, by key."""
     return {
-        **{_key(tables, built): cells_table(built) for built in tables},
+        **{key_of(built): cells_table(built) for built in tables},
         CELLS: compared_table(tables),
         **{f"figures/{name}": _figure(path) for name, path in figures_of(tables, results).items()},
     }
 
 
-def _key(tables: Sequence[BuiltTable], built: BuiltTable) -> str:
-    first = built.profile.name == tables[0].profile.name
-    return built.spec.file_name if first else f"{built.profile.name}/{built.spec.file_name}"
+def key_of(built: BuiltTable) -> str:
+    """Under which the table is logged, whatever else is logged beside it: the dashboard asks for it by this key."""
+    return f"{built.profile.name}/{built.spec.file_name}"
 
 
 def cells_table(built: BuiltTable) -> wandb.Table:
@@ -86,7 +85,7 @@ def compared_table(tables: Sequence[BuiltTable]) -> wandb.Table:
     import wandb
 
     data: list[Iterable[Any]] = [
-        [_key(tables, built), row, column, cell.measured - cell.difference, cell.measured, cell.difference]
+        [key_of(built), row, column, cell.measured - cell.difference, cell.measured, cell.difference]
         for built in tables
         for row, column, cell in _cells(built)
         if cell.measured is not None and cell.difference is not None and cell.unit == "%"
@@ -104,7 +103,7 @@ def figures_of(tables: Sequence[BuiltTable], results: Path) -> dict[str, Path]:
     """Figures on disk that show these tables or the categories of their runs, by path below `<results>/figures`."""
     folder, shown = results / "figures", set[str]()
     for built in tables:
-        shown.add(f"{built.profile.name}/{built.spec.file_name}")
+        shown.add(key_of(built))
         for record in built.records:
             shown |= {f"{built.profile.name}/{kind}/{category_name(record.spec)}" for kind in ("scores", "maps")}
     found = {

@@ -24,10 +24,12 @@ from anomaly_bench.bench import wandb_run
 from anomaly_bench.bench.execute import RunFailedError, execute
 from anomaly_bench.bench.onlookers import Onlookers
 from anomaly_bench.bench.places import Places
+from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.progress import TrainingDivergedError
+from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record, Store, scores_name
-from anomaly_bench.bench.wandb_run import in_colours
+from anomaly_bench.bench.wandb_run import ALL_BUT_SEED, all_but_seed, in_colours
 from anomaly_bench.errors import UserError
 from tests.conftest import tiny_spec
 from tests.wandb_folder import LoggedRun, read_runs
@@ -64,11 +66,23 @@ def test_a_wandb_run_read_back_says_what_the_record_says(places: Places) -> None
     spec = json.loads(json.dumps(SPEC.as_json()))
     assert {name: logged.config[name] for name in spec} == spec
     assert logged.config["run_id"] == SPEC.run_id
+    assert logged.config[ALL_BUT_SEED] == all_but_seed(SPEC, "smoke")
     told = {name: logged.summary[name] for name in record.metrics}
     assert told == record.metrics
     cost = {name.removeprefix("cost/"): value for name, value in logged.summary.items() if name.startswith("cost/")}
     assert cost == record.cost
     assert logged.exit_code == 0
+
+
+def test_bars_are_means_over_seeds_and_over_nothing_else() -> None:
+    def label(method: str = "rd", category: str = "bottle", seed: int = 0, **settings: object) -> str:
+        spec = resolve(method, "mvtec", category, load_profile("lite"), seed=seed, settings=settings)[0]
+        return all_but_seed(spec, "lite")
+
+    assert label().startswith("rd mvtec/bottle, lite [")
+    assert label(seed=1) == label()
+    others = [label("fmm_scsatt"), label(category="cable"), label(loss_form="pixel"), label(epochs=7)]
+    assert len({label(), *others}) == 5
 
 
 def test_losses_are_told_term_by_term_as_the_curves_have_them(places: Places) -> None:

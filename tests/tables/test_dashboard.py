@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 
+from anomaly_bench.bench.profiles import PROFILES
+from anomaly_bench.bench.wandb_run import ALL_BUT_SEED
 from anomaly_bench.cli import main
 from anomaly_bench.metrics import METRIC_KEYS
 from anomaly_bench.tables.spec import table_names
 from anomaly_bench.tables.wandb_suite import CELL_COLUMNS, CELLS
+from tests.tables.made_store import made_record, write_run
+from tests.wandb_folder import read_runs
 
 pytest.importorskip("wandb_workspaces")
+LITE = PROFILES["lite"]
 
 
 def definitions(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "made" / "dashboard.json"
-    assert main(["dashboard", "--out", str(path)]) == 0
+    assert main(["dashboard", "--out", str(path), "--results", str(tmp_path)]) == 0
     plain: dict[str, Any] = json.loads(path.read_text())
     return plain
 
@@ -41,7 +46,21 @@ def tables_of(shown: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("kind", ["workspace", "report"])
 def test_every_table_has_a_panel_and_so_has_the_comparison(kind: str, tmp_path: Path) -> None:
     shown = panels(definitions(tmp_path)[kind])
-    assert sorted(tables_of(shown)) == sorted([*table_names(), CELLS])
+    assert sorted(tables_of(shown)) == sorted([*(f"paper/{name}" for name in table_names()), CELLS])
+
+
+def test_panels_show_the_tables_that_have_measured_cells(tmp_path: Path) -> None:
+    record = made_record("bottle", LITE)
+    write_run(tmp_path / "runs" / record.spec.run_id, record)
+    assert main(["tables", "--wandb", "offline", "--results", str(tmp_path)]) == 0
+    (logged,) = read_runs(tmp_path)
+    panel_keys = set(tables_of(panels(definitions(tmp_path)["workspace"]))) - {CELLS}
+    keys = [f"{profile}/{name}" for profile in ("paper", "lite") for name in table_names()]
+    measured = {key for key in keys if any(row["measured"] is not None for row in logged.rows(key))}
+    assert "lite/fmm_scsatt/table1" in measured
+    assert measured <= panel_keys
+    assert {key.partition("/")[2] for key in panel_keys} == set(table_names())
+    assert {key for key in panel_keys if key.startswith("lite/")} == measured
 
 
 @pytest.mark.parametrize("kind", ["workspace", "report"])
@@ -54,7 +73,7 @@ def test_charts_ask_for_what_is_logged(kind: str, tmp_path: Path) -> None:
     assert set(scatter["fieldSettings"].values()) <= set(CELL_COLUMNS)
     assert CELLS in json.dumps(scatter["userQuery"])
     bars = [(bar["metrics"], bar["groupBy"]) for bar in by_kind["Bar Chart"]]
-    assert bars == [([name], "category.value") for name in ("image_auroc", "pixel_auroc", "aupro")]
+    assert bars == [([name], f"{ALL_BUT_SEED}.value") for name in ("image_auroc", "pixel_auroc", "aupro")]
     assert {name for metrics, _ in bars for name in metrics} <= set(METRIC_KEYS)
     curves = [(curve["xAxis"], curve["metrics"]) for curve in by_kind["Run History Line Plot"]]
     assert curves == [("epoch", [name]) for name in ("loss", "lr", "images_per_second")]
@@ -65,7 +84,7 @@ def test_the_report_takes_tables_from_suites_and_curves_from_trainings(tmp_path:
     sets = [block["metadata"]["runSets"][0] for block in blocks if "metadata" in block]
     asked = {runs["name"]: json.dumps(runs["filters"]) for runs in sets}
     assert all("suite" in filters and "jobType" in filters for filters in asked.values())
-    assert {name for name, filters in asked.items() if '"!="' in filters} == {"By category", "Training"}
+    assert {name for name, filters in asked.items() if '"!="' in filters} == {"Run by run", "Training"}
 
 
 def test_without_wandb_workspaces_the_remedy_is_one_sentence(

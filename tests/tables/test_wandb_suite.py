@@ -42,7 +42,7 @@ def published(tables: list[BuiltTable], results: Path) -> LoggedRun:
 def test_a_tables_numbers_are_those_of_its_records_and_of_the_paper(tmp_path: Path) -> None:
     logged = published([made_table("fmm_scsatt/table1")], tmp_path)
     assert (logged.run.job_type, list(logged.run.tags), logged.exit_code) == ("suite", ["lite"], 0)
-    rows = {(row["row"], row["column"]): row for row in logged.rows("fmm_scsatt/table1")}
+    rows = {(row["row"], row["column"]): row for row in logged.rows("lite/fmm_scsatt/table1")}
     for label, category in (("Bottle", "bottle"), ("Screw", "screw")):
         row = rows[label, "RD"]
         values = [100 * value(category, "image_auroc", seed) for seed in (0, 1)]
@@ -61,7 +61,7 @@ def test_comparable_cells_of_all_tables_stand_in_one(tmp_path: Path) -> None:
     compared = [cell for table in built for row in table.cells for cell in row if cell.difference is not None]
     rows = logged.rows(CELLS)
     assert len(rows) == len(compared)
-    assert {row["table"] for row in rows} == {"fmm_scsatt/table1", "fmm_scsatt/table3"}
+    assert {row["table"] for row in rows} == {"lite/fmm_scsatt/table1", "lite/fmm_scsatt/table3"}
     for row, cell in zip(rows, compared, strict=True):
         assert (row["measured"], row["difference"]) == (cell.measured, cell.difference)
         assert row["printed"] == pytest.approx(row["measured"] - row["difference"])
@@ -69,7 +69,7 @@ def test_comparable_cells_of_all_tables_stand_in_one(tmp_path: Path) -> None:
 
 def test_one_table_of_two_profiles_has_two_keys(tmp_path: Path) -> None:
     logged = published([made_table("fmm_scsatt/table1"), made_table("fmm_scsatt/table1", profile="paper")], tmp_path)
-    lite, paper = logged.rows("fmm_scsatt/table1"), logged.rows("paper/fmm_scsatt/table1")
+    lite, paper = logged.rows("lite/fmm_scsatt/table1"), logged.rows("paper/fmm_scsatt/table1")
     assert {row["runs"] for row in lite if row["runs"]}.isdisjoint({row["runs"] for row in paper if row["runs"]})
 
 
@@ -124,7 +124,7 @@ def test_a_smoke_table_trained_by_workers_is_in_wandb_as_the_records_have_it(tmp
         assert (run.run.run_group, run.run.job_type) == (name, record.spec.method)
     table = profile_table(name, PROFILES["smoke"], tmp_path / "data")
     metrics = {(r.name, c.name): table.query(r, c).metric for r in table.rows for c in table.columns}
-    shown = [row for row in suite.rows(name) if row["measured"] is not None]
+    shown = [row for row in suite.rows(f"smoke/{name}") if row["measured"] is not None]
     assert {run_id for row in shown for run_id in row["runs"].split()} == set(records)
     for row in shown:
         behind = [records[run_id].metrics[metrics[row["row"], row["column"]]] for run_id in row["runs"].split()]
