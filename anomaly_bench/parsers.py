@@ -164,7 +164,9 @@ def data_parser() -> ArgumentParser:
 
 
 def check_parser() -> ArgumentParser:
-    parser = Parser(description="Counts against the official ones, and every file that cannot be used; exit 1 if any.")
+    parser = Parser(description="Counts against the official ones, and every file that cannot be used; exit 1 where a "
+                    "category that is there is not whole and sound. One that is not there at all is only listed: some "
+                    "may be all that is wanted.")  # fmt: skip
     parser.add_argument("dataset", type=str, metavar="DATASET", help="see `anomaly-bench list datasets`")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     add_allow_unverified(parser)
