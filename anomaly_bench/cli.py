@@ -113,7 +113,7 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
 
     retry, again = arguments.retry_failed, arguments.again
     asked_for = arguments.categories is not None
-    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_other=again)
+    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_unfit=again)
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
         return 0

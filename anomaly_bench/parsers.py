@@ -68,7 +68,7 @@ def add_workers(parser: ArgumentParser) -> None:
                         help="submitit's parameters, such as partition=gpu gpus_per_node=1 timeout_min=60")  # fmt: skip
     parser.add_argument("--retry-failed", action="store_true", help="do the runs that failed, and only these")
     parser.add_argument("--again", action="store_true",
-                        help="train anew what was made from other data or weights, and replace it")  # fmt: skip
+                        help="train anew what is of other data or weights, or has lost its maps")  # fmt: skip
     parser.add_argument("--halve-batch", action="store_true",
                         help="try a run that ran out of memory once more at half its batch, and label it")  # fmt: skip
 

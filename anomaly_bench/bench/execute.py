@@ -23,7 +23,16 @@ from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import RECORD, Failure, Record, RunFailedError, Store, scores_name, write_json
+from anomaly_bench.bench.store import (
+    RECORD,
+    Failure,
+    Record,
+    RunFailedError,
+    Store,
+    UnfitRecordError,
+    scores_name,
+    write_json,
+)
 from anomaly_bench.bench.train import TrainedRun, train_and_evaluate, train_share
 from anomaly_bench.bench.watch import Watch, watch_run
 from anomaly_bench.data.base import AnomalyDataModule
@@ -191,14 +200,15 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
     """The record with one more evaluation, from the kept maps: nothing is trained.
 
     Raises:
-        UserError: the maps are gone, or the data are not at hand.
+        UnfitRecordError: the maps are gone.
+        UserError: the data are not at hand.
     """
     path = store.folder(record.spec.run_id) / MAPS
     try:
         with np.load(path, allow_pickle=False) as archive:
             stage_maps = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(
+        raise UnfitRecordError(
             f"{path} is gone or broken, and another rule needs the run's maps; use --again to train the run anew."
         ) from error
     data = open_data(record.spec, places)

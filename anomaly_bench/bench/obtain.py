@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Failure, Record, RunFailedError, Store
+from anomaly_bench.bench.store import Failure, Record, RunFailedError, Store, UnfitRecordError
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:
     from anomaly_bench.bench.places import Places
 
 How = Literal["found", "re-evaluated", "trained"]
-
-
-class OtherEvidenceError(UserError):
-    """A stored run was made from other data or weights than those at hand."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ def obtain(
     again: bool = False,
     wait: bool = True,
     retry_failed: bool = True,
-    replace_other: bool = False,
+    replace_unfit: bool = False,
 ) -> Obtained:
     """The run's record with `evaluation` in it.
 
@@ -48,48 +44,48 @@ def obtain(
         again: train even if there is a record.
         wait: where another process is at this run, until it is done.
         retry_failed: a run whose failure is final is tried again.
-        replace_other: a run that was made from other data or weights is trained anew, and not refused.
+        replace_unfit: a run that is of other data or weights, or has lost maps that are needed, is trained anew.
 
     Raises:
         ClaimedElsewhereError: another process is at it, and `wait` is false.
         UserError: the input cannot be used, or a stored record was made from other data or weights.
         RunFailedError: the training diverged, now or, without `retry_failed`, before.
     """
-    found = None if again else _found(spec, evaluation, places, store, replace_other=replace_other)
+    found = None if again else _found(spec, evaluation, places, store, replace_unfit=replace_unfit)
     if found is not None:
         return Obtained(found, "found")
     with store.claim(spec.run_id, wait=wait):
         # By whoever held it until now.
-        found = None if again else _found(spec, evaluation, places, store, replace_other=replace_other)
+        found = None if again else _found(spec, evaluation, places, store, replace_unfit=replace_unfit)
         if found is not None:
             return Obtained(found, "found")
         failure = store.load(spec.run_id)
         if isinstance(failure, Failure) and failure.final and not retry_failed:
             raise RunFailedError(f"{spec.title} failed: {failure.reason}.")
-        return _make(spec, evaluation, places, store, again=again, replace_other=replace_other)
+        return _make(spec, evaluation, places, store, again=again, replace_unfit=replace_unfit)
 
 
-def _found(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, replace_other: bool) -> Record | None:
+def _found(spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, replace_unfit: bool) -> Record | None:
     record = store.load(spec.run_id)
     if not isinstance(record, Record) or evaluation.eval_id not in record.evaluations:
         return None
-    return record if _usable(record, evaluation, places, replace_other=replace_other) else None
+    return record if _usable(record, evaluation, places, replace_unfit=replace_unfit) else None
 
 
-def _usable(record: Record, evaluation: EvalSpec, places: Places, *, replace_other: bool) -> bool:
-    """Whether it was made from what is at hand; raises OtherEvidenceError where it was not and is to be kept."""
+def _usable(record: Record, evaluation: EvalSpec, places: Places, *, replace_unfit: bool) -> bool:
+    """Whether it was made from what is at hand; raises UnfitRecordError where it was not and is to be kept."""
     try:
         compare_evidence(record, places)
         compare_background(record, evaluation, places)
-    except OtherEvidenceError:
-        if not replace_other:
+    except UnfitRecordError:
+        if not replace_unfit:
             raise
         return False
     return True
 
 
 def _make(
-    spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, again: bool, replace_other: bool
+    spec: RunSpec, evaluation: EvalSpec, places: Places, store: Store, *, again: bool, replace_unfit: bool
 ) -> Obtained:
     from anomaly_bench.bench.execute import check_evaluation, execute, re_evaluate
 
@@ -97,12 +93,17 @@ def _make(
     record = store.load(spec.run_id)
     how: How = "re-evaluated"
     replaced = isinstance(record, Record) and (
-        again or not _usable(record, evaluation, places, replace_other=replace_other)
+        again or not _usable(record, evaluation, places, replace_unfit=replace_unfit)
     )
     if replaced or not isinstance(record, Record):
         record, how = execute(spec, places, store, again=again or replaced), "trained"
     if evaluation.eval_id not in record.evaluations:
-        record = re_evaluate(record, evaluation, places, store)
+        try:
+            record = re_evaluate(record, evaluation, places, store)
+        except UnfitRecordError:
+            if how == "trained" or not replace_unfit:
+                raise
+            return _make(spec, evaluation, places, store, again=True, replace_unfit=False)
     return Obtained(record, how)
 
 
@@ -110,13 +111,13 @@ def compare_evidence(record: Record, places: Places) -> None:
     """Refuse a record made from other data or weights than those at hand; what is not at hand is not compared.
 
     Raises:
-        OtherEvidenceError: they differ.
+        UnfitRecordError: they differ.
     """
     differing = [
         name for name, differs in (("data", _data_differ), ("weights", _weights_differ)) if differs(record, places)
     ]
     if differing:
-        raise OtherEvidenceError(
+        raise UnfitRecordError(
             f"run {record.spec.run_id} ({record.spec.title}) was made from other {' and '.join(differing)} than those "
             "at hand; use --again to replace it, or another --results folder."
         )
@@ -126,7 +127,7 @@ def compare_background(record: Record, evaluation: EvalSpec, places: Places) -> 
     """Refuse a stored evaluation that left the background out by other weights than those at hand.
 
     Raises:
-        OtherEvidenceError: they differ.
+        UnfitRecordError: they differ.
     """
     from anomaly_bench.bench.foreground import find_sam
     from anomaly_bench.weights import sha256
@@ -134,7 +135,7 @@ def compare_background(record: Record, evaluation: EvalSpec, places: Places) -> 
     used = record.evaluations.get(evaluation.eval_id, {}).get("evidence", {}).get("weights")
     at_hand = find_sam(places.weights_dir) if used else []
     if used and at_hand and used["sha256"] not in [sha256(path) for path in at_hand]:
-        raise OtherEvidenceError(
+        raise UnfitRecordError(
             f"run {record.spec.run_id} was evaluated with other SAM weights than {at_hand[0]}; use --again to replace "
             "it, or another --results folder."
         )

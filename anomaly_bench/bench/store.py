@@ -121,6 +121,10 @@ class StoreError(UserError):
     """The results folder cannot be written to: no other run could be stored either."""
 
 
+class UnfitRecordError(UserError):
+    """A stored run was made from other data or weights than those at hand, or has lost the maps that are needed."""
+
+
 class Store:
     """All runs below `<results>/runs`. Broken records are noted in `complaints` and count as not there."""
 

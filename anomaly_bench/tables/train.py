@@ -17,11 +17,11 @@ from anomaly_bench.bench.execute import open_data
 from anomaly_bench.bench.launch import start_engine
 from anomaly_bench.bench.launch.engine import Engine, hand_out
 from anomaly_bench.bench.launch.work import Job, Outcome, with_half_the_batch
-from anomaly_bench.bench.obtain import OtherEvidenceError, compare_evidence
+from anomaly_bench.bench.obtain import compare_evidence
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.spec import PlannedRun
-from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store, UnfitRecordError
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.suite import duration
 
@@ -61,7 +61,7 @@ def sort_work(
     *,
     asked_for: bool,
     retry_failed: bool = False,
-    replace_other: bool = False,
+    replace_unfit: bool = False,
 ) -> Work:
     """Look at the store and the data, train nothing.
 
@@ -71,10 +71,10 @@ def sort_work(
         store: where records are.
         asked_for: the user named the categories, so that missing data is an error and not an empty cell.
         retry_failed: only runs that failed are to do.
-        replace_other: runs that were made from other data or weights are to do.
+        replace_unfit: runs that were made from other data or weights are to do.
 
     Raises:
-        OtherEvidenceError: a record was made from other data or weights, and is not to be replaced.
+        UnfitRecordError: a record was made from other data or weights, and is not to be replaced.
         UserError: the data of all runs (of any, if asked for) miss.
     """
     work = Work()
@@ -84,7 +84,7 @@ def sort_work(
     for run in runs:
         entry = store.load(run.spec.run_id)
         if isinstance(entry, Record):
-            same = _made_from_what_is_at_hand(entry, places, compared, replace_other=replace_other)
+            same = _made_from_what_is_at_hand(entry, places, compared, replace_unfit=replace_unfit)
             done = same and run.evaluation.eval_id in entry.evaluations
             (work.done if done else work.to_do).append(run)
             continue
@@ -109,7 +109,7 @@ def sort_work(
 
 
 def _made_from_what_is_at_hand(
-    record: Record, places: Places, compared: list[tuple[str, dict[str, Any], bool]], *, replace_other: bool
+    record: Record, places: Places, compared: list[tuple[str, dict[str, Any], bool]], *, replace_unfit: bool
 ) -> bool:
     for category, evidence, same in compared:
         if (category, evidence) == (record.spec.category, record.evidence):
@@ -117,8 +117,8 @@ def _made_from_what_is_at_hand(
     try:
         compare_evidence(record, places)
         same = True
-    except OtherEvidenceError:
-        if not replace_other:
+    except UnfitRecordError:
+        if not replace_unfit:
             raise
         same = False
     compared.append((record.spec.category, record.evidence, same))

@@ -136,6 +136,18 @@ def test_a_second_call_finds_and_another_rule_re_evaluates_without_training(
     assert entries[EvalSpec().eval_id]["metrics"] != entries[EvalSpec(sigma=0.0).eval_id]["metrics"]
 
 
+def test_another_rule_needs_the_maps_or_leave_to_train_anew(places: Places) -> None:
+    spec, store, other = tiny_spec(), Store(places.results), EvalSpec(sigma=0.0)
+    first = obtain(spec, EvalSpec(), places, store).record
+    (store.folder(spec.run_id) / "maps.npz").unlink()
+    with pytest.raises(UserError, match="another rule needs the run's maps; use --again to train the run anew"):
+        obtain(spec, other, places, store)
+    again = obtain(spec, other, places, store, replace_unfit=True)
+    assert again.how == "trained"
+    assert again.record.metrics == first.metrics  # the new training is the old one's twin
+    assert other.eval_id in again.record.evaluations
+
+
 def test_the_kept_maps_give_the_stored_numbers_to_the_last_bit(places: Places) -> None:
     spec, store = tiny_spec(), Store(places.results)
     execute(spec, places, store)

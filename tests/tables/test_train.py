@@ -150,9 +150,9 @@ def test_a_suite_refuses_what_was_made_from_other_data_and_replaces_it_where_tol
 
     with pytest.raises(UserError, match="was made from other data than those at hand; use --again"):
         train.sort_work(runs, moved, store, asked_for=True)
-    work = train.sort_work(runs, moved, store, asked_for=True, replace_other=True)
+    work = train.sort_work(runs, moved, store, asked_for=True, replace_unfit=True)
     assert (work.to_do, work.done) == (runs[:1], runs[1:])
-    assert train.do_work(work, Job(moved, replace_other=True), HERE) == []
+    assert train.do_work(work, Job(moved, replace_unfit=True), HERE) == []
     anew = {run: store.load(run.spec.run_id) for run in runs}
     assert isinstance(anew[runs[0]], Record)
     assert anew[runs[0]] != first[runs[0]]

@@ -23,13 +23,13 @@ class Job:
         places: data, weights, results; absolute, since a worker may have another working directory.
         halve_batch: a run that found too little memory is tried once more at half its batch size.
         retry_failed: runs whose failure is final are tried again.
-        replace_other: runs that were made from other data or weights are trained anew.
+        replace_unfit: runs that were made from other data or weights, or lack needed maps, are trained anew.
     """
 
     places: Places
     halve_batch: bool = False
     retry_failed: bool = False
-    replace_other: bool = False
+    replace_unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _obtain(run: PlannedRun, job: Job, store: Store, *, wait: bool) -> Outcome:
         store,
         wait=wait,
         retry_failed=job.retry_failed,
-        replace_other=job.replace_other,
+        replace_unfit=job.replace_unfit,
     )
     return Outcome(obtained.how, "", obtained.record.evaluations[run.evaluation.eval_id]["metrics"]["image_auroc"])
 
