@@ -2,7 +2,7 @@
 
 Followers  build data and method from the run's spec, take their images of every batch and their share of the test
            batches, and end. They claim nothing, look into no store, and write and print nothing.
-Errors     What goes wrong in a follower is raised in the leader, which says it.
+Errors     What goes wrong in a follower is raised in the leader, which says it; of several, one that is no echo.
 Ends       A follower ends with its leader, however that dies. Where a follower dies, the leader's next exchange with it
            fails, and where that waits for ever instead (NCCL's may), the leader is ended by force.
 """
@@ -15,6 +15,7 @@ import pickle
 import signal
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,10 @@ Work = Callable[[Group], None]
 
 class LostDeviceError(Exception):
     """A follower was killed, or ended without a word."""
+
+
+class FollowerError(RuntimeError):
+    """What went wrong in a follower, where the exception itself cannot be sent."""
 
 
 def check_devices(spec: RunSpec, data: AnomalyDataModule, devices: int) -> None:
@@ -123,16 +128,37 @@ def _led(group: Group, followers: Sequence[Follower]) -> Iterator[Group]:
     try:
         _meet(group)
         yield group
-    except RuntimeError:  # perhaps no more than the echo of what went wrong in a follower
-        for follower in followers:
-            follower.raise_what_happened()
-        raise
+    except RuntimeError as error:  # perhaps no more than the echo of what went wrong in a follower
+        cause = min([*_last_words(followers), error], key=_distance)
+        if cause is error:
+            raise
+        raise cause from error
     else:
         for follower in followers:
             follower.process.join(ENDED_WITHIN)
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _last_words(followers: Sequence[Follower]) -> list[BaseException]:
+    """What went wrong in the followers, in the order in which they say so; they may be about to."""
+    said = list[BaseException]()
+    silent, end = {follower.channel: follower for follower in followers}, time.monotonic() + HEARD_WITHIN
+    while silent and (heard := wait(list(silent), max(end - time.monotonic(), 0.0))):
+        words = [silent.pop(channel).last_words() for channel in heard]  # type: ignore[call-overload]
+        said += [error for error in words if error is not None]
+        if any(isinstance(error, LostDeviceError) for error in said):
+            break  # nothing that is still to come counts more
+    return said
+
+
+def _distance(error: BaseException) -> int:
+    """How far from the cause an error may be: a process that dies or fails makes exchanges fail in all the others."""
+    if isinstance(error, LostDeviceError):
+        return 0
+    echo = type(error) is RuntimeError or isinstance(error, distributed.DistError)  # gloo's has no class of its own
+    return 2 if echo else 1
 
 
 def _meet(group: Group) -> None:
@@ -155,10 +181,15 @@ def in_turn(mine: list[T], group: Group) -> list[T]:
 
 
 class Follower:
-    """A follower as its leader sees it."""
+    """A follower as its leader sees it.
+
+    Attributes:
+        process: it.
+        channel: by which it says that it is ready, and what went wrong in it; closed when it ends.
+    """
 
     def __init__(self, group: Group, prepare: Callable[[], Work]) -> None:
-        self._channel, theirs = CONTEXT.Pipe(duplex=False)
+        self.channel, theirs = CONTEXT.Pipe(duplex=False)
         self.process = CONTEXT.Process(target=_follow, args=(group, prepare, theirs))
         with _held_back(signal.SIGINT, signal.SIGTERM):  # for good in the follower: its leader decides
             self.process.start()
@@ -167,26 +198,30 @@ class Follower:
     def await_ready(self) -> None:
         """Return when it has prepared its work; raise what went wrong instead, or LostDeviceError if it has died."""
         try:
-            said = self._channel.recv()
+            said = self.channel.recv()
         except (EOFError, OSError) as error:
-            raise LostDeviceError(self._death()) from error
+            raise self._death() from error
         if said != READY:
             raise said
 
-    def raise_what_happened(self) -> None:
-        """Raise what went wrong in it, if anything did; it may be about to say so."""
-        if self._channel.poll(HEARD_WITHIN):
-            self.await_ready()
+    def last_words(self) -> BaseException | None:
+        """What went wrong in it, once `channel` has something after all have met; None where its work is done."""
+        try:
+            error: BaseException = self.channel.recv()
+        except (EOFError, OSError):
+            death = self._death()
+            return None if self.process.exitcode == 0 else death
+        return error
 
     def end(self) -> None:
         """At once, where it has not ended by itself."""
         self.process.kill()
         self.process.join()
-        self._channel.close()
+        self.channel.close()
 
-    def _death(self) -> str:
+    def _death(self) -> LostDeviceError:
         self.process.join(HEARD_WITHIN)
-        return f"one of its processes {how_it_ended(self.process.exitcode)}"
+        return LostDeviceError(f"one of its processes {how_it_ended(self.process.exitcode)}")
 
 
 def _end_if_stuck(followers: Sequence[Follower], left: threading.Event) -> None:
@@ -232,5 +267,5 @@ def _portable(error: BaseException) -> BaseException:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return FollowerError(f"{type(error).__name__}: {error}")
     return error

@@ -6,19 +6,16 @@ import copy
 import csv
 import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +24,9 @@ from lightning import Trainer
 from safetensors.torch import load_file
 from torch import Tensor, distributed
 
-from anomaly_bench.bench import devices as devices_module
 from anomaly_bench.bench import train as train_module
 from anomaly_bench.bench.ddp import synchronise_batch_norm
-from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices, gathered
+from anomaly_bench.bench.devices import Group, Work, check_devices, gathered
 from anomaly_bench.bench.evaluate import StageMaps
 from anomaly_bench.bench.execute import build_method, execute, find_networks, open_data
 from anomaly_bench.bench.places import Conduct, Places
@@ -243,50 +239,6 @@ def follower_of(leader: int) -> int:
     children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
     (follower,) = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
     return follower
-
-
-def refuse() -> NoReturn:
-    raise UserError("this follower has no data; give it some.")
-
-
-def fail_amid_an_exchange() -> Work:
-    def work(group: Group) -> None:
-        raise MemoryError("not enough")
-
-    return work
-
-
-def die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-@pytest.mark.slow
-def test_what_goes_wrong_in_a_follower_is_raised_in_its_leader() -> None:
-    with pytest.raises(UserError, match="this follower has no data"), gathered(2, refuse):
-        raise AssertionError("there is no group")
-    with pytest.raises(LostDeviceError, match="killed by SIGKILL"), gathered(2, die):
-        raise AssertionError("there is no group")
-    with pytest.raises(MemoryError, match="not enough"), gathered(2, fail_amid_an_exchange):
-        distributed.barrier()
-    assert not distributed.is_initialized()
-
-
-def test_a_leader_that_would_wait_for_ever_for_a_dead_follower_is_ended(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    dead: Any = SimpleNamespace(process=multiprocessing.get_context("fork").Process(target=os._exit, args=(3,)))
-    dead.process.start()
-    statuses: list[int] = []
-    monkeypatch.setattr(os, "_exit", statuses.append)
-    monkeypatch.setattr(devices_module, "ENDED_WITHIN", 0.0)
-    left = threading.Event()
-    devices_module._end_if_stuck([dead], left)
-    assert statuses == [1]
-    assert "one of the run's processes has died" in capsys.readouterr().err
-    left.set()
-    devices_module._end_if_stuck([dead], left)
-    assert statuses == [1]
 
 
 @pytest.mark.slow
