@@ -27,15 +27,17 @@ class Checkpoints(Callback):
     Attributes:
         spent: seconds of training before this process took over.
         resumed: how often the training has been taken over.
+        fruitless: this process goes on from a checkpoint, and has not come to the end of an epoch yet.
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any], seconds: float) -> None:
         self.path, self.origin, self.seconds = path, dict(origin), seconds
-        self.spent, self.resumed = 0.0, 0
+        self.spent, self.resumed, self.fruitless = 0.0, 0, False
         self._start = self._saved = time.monotonic()
         self._took = 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fruitless = False
         now = time.monotonic()
         due = now - self._saved >= max(self.seconds, self._took / MOST_OF_THE_TIME)
         if trainer.strategy.broadcast(due):
@@ -76,4 +78,5 @@ class Checkpoints(Callback):
         if not same:
             say(f"{self.path} is of other data, weights, versions or devices; training starts anew.")
             return None
+        self.fruitless = True
         return self.path

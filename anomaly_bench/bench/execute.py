@@ -163,7 +163,10 @@ def _train(
             f"{spec.title} failed: {error}; the same command goes on from the last checkpoint."
         ) from error
     except (TrainingDivergedError, NonFiniteError, RuntimeError, MemoryError) as error:
-        store.checkpoint(spec.run_id).unlink(missing_ok=True)  # whatever went wrong would go wrong again
+        # These would go wrong again from there, as what fails before the first epoch does. Anything else may be over by
+        # the next start: a GPU's passing fault, memory that another process had.
+        if isinstance(error, (TrainingDivergedError, NonFiniteError)) or checkpoints.fruitless:
+            store.checkpoint(spec.run_id).unlink(missing_ok=True)
         raise _failed(spec, error, store) from error
     except ImportError as error:
         raise UserError(f"{error}.") from error

@@ -17,9 +17,9 @@ from anomaly_bench.bench.execute import CHECKPOINT, CURVES
 from anomaly_bench.bench.obtain import obtain
 from anomaly_bench.bench.places import Conduct, Places
 from anomaly_bench.bench.profiles import load_profile
-from anomaly_bench.bench.progress import Curves
+from anomaly_bench.bench.progress import Curves, TrainingDivergedError
 from anomaly_bench.bench.resolve import resolve
-from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.bench.store import Record, RunFailedError, Store
 
 METHODS = ("rd", "fmm_scsatt", "ast_mfr", "variance_rd", "dlkd")
 EPOCHS, KILLED_IN = 4, 2
@@ -36,10 +36,10 @@ def train(method: str, places: Places, **settings: Any) -> Record:
     return obtain(spec, own, places, Store(places.results)).record
 
 
-def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def end_in(epoch: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(_: Curves, trainer: Trainer, __: LightningModule) -> None:
         if trainer.current_epoch == epoch:
-            raise KilledError
+            raise error
 
     monkeypatch.setattr(Curves, "on_train_epoch_start", die)
 
@@ -47,7 +47,7 @@ def kill_in(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def half_trained(method: str, places: Places, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was killed; its checkpoint."""
     with monkeypatch.context() as patch:
-        kill_in(KILLED_IN, patch)
+        end_in(KILLED_IN, KilledError(), patch)
         with pytest.raises(KilledError):
             train(method, places)
     [left] = [path for path in (places.results / "runs").iterdir() if not path.name.endswith(".lock")]
@@ -99,6 +99,41 @@ def test_a_checkpoint_that_cannot_be_used_is_said_and_training_starts_anew(
     said = "is broken" if harm == "cut" else "is of other data, weights, versions or devices"
     assert f"{said}" in (errors := capfd.readouterr().err)
     assert "training starts anew." in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("CUDA error: unspecified launch failure"), RuntimeError),
+        (MemoryError("which another process had"), RunFailedError),
+    ],
+)
+def test_a_training_that_failed_of_what_may_be_over_goes_on_from_its_checkpoint(
+    error: Exception, raised: type[Exception], here: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        end_in(KILLED_IN, error, patch)
+        with pytest.raises(raised):
+            train("rd", here)
+    assert train("rd", here).cost["resumed"] == 1
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("it does not fit")
+
+
+@pytest.mark.parametrize("fails", ["diverged", "to go on"])
+def test_a_checkpoint_from_which_a_training_would_fail_again_is_removed(
+    fails: str, here: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = half_trained("rd", here, monkeypatch)
+    if fails == "diverged":
+        end_in(KILLED_IN + 1, TrainingDivergedError("the loss is nan in epoch 4"), monkeypatch)
+    else:
+        monkeypatch.setattr(Curves, "load_state_dict", refuse)
+    with pytest.raises((RunFailedError, RuntimeError)):
+        train("rd", here)
+    assert not left.exists()
 
 
 def test_a_clock_that_was_set_back_changes_nothing(here: Places, monkeypatch: pytest.MonkeyPatch) -> None:

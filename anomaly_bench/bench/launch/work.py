@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,6 +95,8 @@ def _at_half_the_batch(run: PlannedRun, job: Job, store: Store) -> Outcome:
         return outcome
     with store.claim(halved.spec.run_id):
         store.add_stand_in(halved.spec.run_id, run.spec)
+    with suppress(ClaimedElsewhereError), store.claim(run.spec.run_id, wait=False), store.explained():
+        store.checkpoint(run.spec.run_id).unlink(missing_ok=True)  # nobody will go on from it
     return outcome
 
 
