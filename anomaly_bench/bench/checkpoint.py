@@ -5,15 +5,31 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from anomaly_bench.bench.progress import say
 
 MOST_OF_THE_TIME = 0.05  # part of the training time that saving may take
+
+
+class InOneFolder(TorchCheckpointIO):
+    """Writes a checkpoint to its own disk alone.
+
+    Lightning's would come by way of the folder for temporary files: a small one would stop the training in the name of
+    the wrong disk, and a killed process would leave its checkpoint there for good.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        content = BytesIO()  # PyTorch, given a path, would hide a full disk behind a RuntimeError
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class Checkpoints(Callback):

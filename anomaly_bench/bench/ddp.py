@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from anomaly_bench.bench.checkpoint import InOneFolder
 from anomaly_bench.bench.devices import Group
 from anomaly_bench.data.batches import SharedBatches
 from anomaly_bench.methods.base import ImageBatch
@@ -28,12 +29,12 @@ def trainer_arguments(group: Group) -> dict[str, Any]:
     """Those of `Trainer` that depend on the devices."""
     if group.size == 1:
         # Alone, also inside a job of several Slurm tasks, whose other processes Lightning would wait for.
-        return {"accelerator": "auto", "devices": 1, "plugins": [LightningEnvironment()]}
+        return {"accelerator": "auto", "devices": 1, "plugins": [LightningEnvironment(), InOneFolder()]}
     return {
         "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
         "devices": group.size,
         "strategy": WeighedDDP(),
-        "plugins": [MetProcesses(group)],
+        "plugins": [MetProcesses(group), InOneFolder()],
         "use_distributed_sampler": False,
     }
 

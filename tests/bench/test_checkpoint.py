@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from anomaly_bench.bench.places import Conduct, Places
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.progress import Curves, TrainingDivergedError
 from anomaly_bench.bench.resolve import resolve
-from anomaly_bench.bench.store import Record, RunFailedError, Store
+from anomaly_bench.bench.store import Record, RunFailedError, Store, StoreError
 
 METHODS = ("rd", "fmm_scsatt", "ast_mfr", "variance_rd", "dlkd")
 EPOCHS, KILLED_IN = 4, 2
@@ -82,6 +84,24 @@ def test_a_checkpoint_holds_no_teacher_and_loads_without_running_anything(
     saved = torch.load(half_trained("rd", here, monkeypatch), weights_only=True)
     assert saved["epoch"] < KILLED_IN
     assert not [name for name in saved["state_dict"] if name.startswith("teacher.")]
+
+
+def test_a_checkpoint_needs_no_folder_for_temporary_files(here: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(here.results / "there is no such folder"))
+        half_trained("rd", here, patch)
+    assert train("rd", here).cost["resumed"] == 1
+
+
+def test_a_disk_that_is_full_of_a_checkpoint_is_named(here: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_to_grow(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse_to_grow)
+    with pytest.raises(StoreError, match=f"results folder {here.results} .the disk is full.; "):
+        train("rd", here)
+    assert not here.results.exists()
 
 
 @pytest.mark.parametrize("harm", ["cut", "of other versions"])
