@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +18,12 @@ from anomaly_bench.bench.launch.engine import DoneTicket, FutureTicket, Ticket
 from anomaly_bench.bench.launch.work import Job, work
 from anomaly_bench.bench.processes import end_with_parent, how_it_ended
 from anomaly_bench.bench.spec import PlannedRun
+from anomaly_bench.errors import UserError
+
+BROKEN = (
+    "a worker ended before its first run (killed, perhaps for want of memory, or unable to begin); start the same "
+    "command again, or use --workers 1."
+)
 
 
 class ThisProcess:
@@ -68,9 +75,19 @@ class Processes:
         shutil.rmtree(self._slots, ignore_errors=True)
 
     def submit(self, runs: Sequence[PlannedRun], *, wait: bool) -> Sequence[Ticket]:
-        return [FutureTicket(self._pool.schedule(work, (run, self.job), {"wait": wait})) for run in runs]
+        try:
+            return [FutureTicket(self._pool.schedule(work, (run, self.job), {"wait": wait})) for run in runs]
+        except RuntimeError as error:  # so the pool says that it has broken down since
+            raise UserError(BROKEN) from error
 
     def why(self, error: Exception) -> str | None:
+        """See `Engine.why`.
+
+        Raises:
+            UserError: a worker ended while none was at a run, which is the end of the pool.
+        """
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(BROKEN) from error
         if not isinstance(error, ProcessExpired):
             return None
         return f"its process {how_it_ended(error.exitcode)}"
