@@ -10,8 +10,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from anomaly_bench.errors import UserError
-
 ATTEMPTS = 10
 LOOK_AGAIN = 0.5  # seconds between two looks at a claim that somebody else holds
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -19,6 +17,10 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 class ClaimedElsewhereError(Exception):
     """Another process is at this run."""
+
+
+class NoLocksError(Exception):
+    """The file system has no locks, so no run can be claimed; a sentence for the user."""
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def claim(runs: Path, run_id: str, *, wait: bool) -> Iterator[None]:
 
     Raises:
         ClaimedElsewhereError: somebody else holds it, and `wait` is false.
-        UserError: the file system has no locks.
+        NoLocksError: the file system has none.
         OSError: the folder cannot be written to.
     """
     made = [folder for folder in (runs, runs.parent) if not folder.exists()]
@@ -67,7 +69,7 @@ def _locked(path: Path, *, wait: bool) -> FileLock:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            raise UserError(
+            raise NoLocksError(
                 f"the file system of {path.parent} has no locks, so two processes could train one run; "
                 "choose another --results."
             ) from error

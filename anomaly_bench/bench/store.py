@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anomaly_bench.bench.claims import ClaimedElsewhereError, claim
+from anomaly_bench.bench.claims import ClaimedElsewhereError, NoLocksError, claim
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.errors import UserError
 
@@ -161,11 +161,14 @@ class Store:
 
         Raises:
             ClaimedElsewhereError: somebody else is at it, and `wait` is false.
-            StoreError: the place cannot be written to.
+            StoreError: the place cannot be written to, or has no locks.
         """
         claimed = claim(self.runs, run_id, wait=wait)
-        with self.explained():
-            claimed.__enter__()
+        try:
+            with self.explained():
+                claimed.__enter__()
+        except NoLocksError as error:  # of every run
+            raise StoreError(str(error)) from error
         try:
             yield
         finally:

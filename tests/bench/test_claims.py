@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from anomaly_bench.bench.claims import ClaimedElsewhereError, claim
-from anomaly_bench.errors import UserError
 
 HOLD = """
 import sys, time
@@ -66,15 +63,3 @@ def test_one_can_wait_for_a_claim(tmp_path: Path) -> None:
     with claim(tmp_path, "00", wait=True):
         pass
     process.wait()
-
-
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(FileLock, "acquire", refuse)
-    with (
-        pytest.raises(UserError, match=r"has no locks, .*; choose another --results\."),
-        claim(tmp_path, "00", wait=True),
-    ):
-        pass
