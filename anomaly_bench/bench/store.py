@@ -284,13 +284,21 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
 
     def write_failure(self, failure: Failure) -> None:
-        """Keep why a run failed, so that its table cell can say so; a finished record is never touched."""
+        """Keep why a run failed, so that its table cell can say so; a finished record is never touched.
+
+        For whoever holds the run's claim: another suite would sweep away what it is about to publish.
+        """
         spec = failure.spec
         if isinstance(self.load(spec.run_id), Record):
             return
         plain = {"run_id": spec.run_id, "spec": spec.as_json(), "reason": failure.reason, "final": failure.final}
         with self.new_run(spec.run_id) as folder:
             write_json(folder / FAILURE, plain)
+
+    def claim_and_write_failure(self, failure: Failure) -> None:
+        """As `write_failure`, by one who does not hold the claim; who holds it instead is at the run again."""
+        with suppress(ClaimedElsewhereError), self.claim(failure.spec.run_id, wait=False):
+            self.write_failure(failure)
 
     def add_evaluation(
         self, record: Record, evaluation: EvalSpec, entry: dict[str, Any], scores: str, *, own: bool

@@ -109,7 +109,7 @@ def _outcome(ticket: Ticket, run: PlannedRun, engine: Engine) -> Outcome:
         reason = engine.why(error)
         if reason is None:
             raise
-        Store(engine.job.places.results).write_failure(Failure(run.spec, reason, final=False))
+        Store(engine.job.places.results).claim_and_write_failure(Failure(run.spec, reason, final=False))
         return Outcome("failed", f"{run.spec.title} failed: {reason}.")
     if outcome.ending == "stop":
         raise StoreError(outcome.reason)

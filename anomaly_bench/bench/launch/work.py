@@ -107,7 +107,7 @@ def with_half_the_batch(spec: RunSpec) -> RunSpec:
 
 def _fail(spec: RunSpec, reason: str, store: Store) -> Outcome:
     try:
-        store.write_failure(Failure(spec, reason.rstrip("."), final=False))
+        store.claim_and_write_failure(Failure(spec, reason.rstrip("."), final=False))
     except StoreError as error:
         return Outcome("stop", str(error))
     return Outcome("failed", f"{spec.title} failed: {reason.rstrip('.')}.")
