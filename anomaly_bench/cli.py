@@ -273,7 +273,7 @@ def check_command(check: Namespace) -> int:
 
 def score_command(arguments: Namespace) -> int:
     """`anomaly-bench score`."""
-    from anomaly_bench.bench.store import replace_text, to_text
+    from anomaly_bench.bench.texts import replace_text, to_text
     from anomaly_bench.score import score_folders
 
     scored = score_folders(Path(arguments.maps), Path(arguments.masks))

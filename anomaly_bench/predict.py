@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_bench.bench.predictor import Predictor
-from anomaly_bench.bench.store import replace_text
+from anomaly_bench.bench.texts import replace_text
 from anomaly_bench.data.base import PREDICT_BATCH
 from anomaly_bench.data.images import DecodedImage, parallel, read_image
 from anomaly_bench.data.layout import IMAGE_SUFFIXES

@@ -31,8 +31,8 @@ from anomaly_bench.bench.store import (
     Store,
     UnfitRecordError,
     scores_name,
-    write_json,
 )
+from anomaly_bench.bench.texts import write_json
 from anomaly_bench.bench.train import TrainedRun, train_and_evaluate, train_share
 from anomaly_bench.bench.watch import Watch, watch_run
 from anomaly_bench.data.base import AnomalyDataModule

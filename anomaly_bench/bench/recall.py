@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.bench.catalog import PACKAGE
+from anomaly_bench.bench.texts import replace_text
 
 FILE = "answers.txt"
 STANDS_ON = ("torch", "lightning", "timm", "jsonargparse")  # a method's checks may ask any of them
@@ -87,8 +88,6 @@ def _read(path: Path, code: str) -> dict[str, Any]:
 
 
 def _write(path: Path, code: str, answers: dict[str, Any]) -> None:
-    from anomaly_bench.bench.store import replace_text  # here, for it imports NumPy and `--help` has no need of it
-
     text = json.dumps(answers)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, f"{_checksum(code, text)}\n{text}")

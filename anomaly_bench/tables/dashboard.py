@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_bench.bench.store import replace_text, to_text
+from anomaly_bench.bench.texts import replace_text, to_text
 from anomaly_bench.bench.wandb_run import ALL_BUT_SEED, project_name, require_key
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.tables.build import BuiltTable

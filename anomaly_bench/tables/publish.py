@@ -7,7 +7,8 @@ from pathlib import Path
 
 from anomaly_bench.bench.profiles import PROFILES, Profile, load_profile
 from anomaly_bench.bench.resolve import category_names
-from anomaly_bench.bench.store import Store, replace_text
+from anomaly_bench.bench.store import Store
+from anomaly_bench.bench.texts import replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable, build_table
 from anomaly_bench.tables.index import Index

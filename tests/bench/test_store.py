@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
-from anomaly_bench.bench.store import Failure, Record, Store, write_json
+from anomaly_bench.bench.store import Failure, Record, Store
+from anomaly_bench.bench.texts import write_json
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.protocol import Protocol
 

@@ -13,7 +13,8 @@ from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.bench.profiles import PROFILES, Profile
 from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
-from anomaly_bench.bench.store import RECORD, Record, write_json
+from anomaly_bench.bench.store import RECORD, Record
+from anomaly_bench.bench.texts import write_json
 from anomaly_bench.data.mvtec import OFFICIAL
 from anomaly_bench.metrics import METRIC_KEYS
 from anomaly_bench.tables.plan import table_runs

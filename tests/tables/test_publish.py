@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_bench.bench.store import Store, to_text
+from anomaly_bench.bench.store import Store
+from anomaly_bench.bench.texts import to_text
 from anomaly_bench.cli import main
 from anomaly_bench.tables.publish import build_all
 from tests.tables.made_store import made_record

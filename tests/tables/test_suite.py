@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_bench.bench.profiles import PROFILES
-from anomaly_bench.bench.store import Store, to_text
+from anomaly_bench.bench.store import Store
+from anomaly_bench.bench.texts import to_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.spec import load_table, table_names

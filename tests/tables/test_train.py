@@ -16,7 +16,8 @@ from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.profiles import PROFILES, load_profile
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import PlannedRun, RunSpec
-from anomaly_bench.bench.store import STANDS_IN, Failure, Record, RunFailedError, Store, StoreError, write_json
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record, RunFailedError, Store, StoreError
+from anomaly_bench.bench.texts import write_json
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables import train
 from anomaly_bench.tables.plan import table_runs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from anomaly_bench.bench.store import replace_text
+from anomaly_bench.bench.texts import replace_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.build import BuiltTable
 from anomaly_bench.tables.report.page import Report, render_report

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-TABLE = "fmm_scsatt/table5"  # two variants on two categories
+TABLE = "fmm_scsatt/table1"  # two methods on two categories
 SEEDS = "0,1,2"
 RUNS = 12
 

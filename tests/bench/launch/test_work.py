@@ -22,7 +22,8 @@ from anomaly_bench.bench.places import Conduct, Places
 from anomaly_bench.bench.progress import Curves
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import PlannedRun
-from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store, write_json
+from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
+from anomaly_bench.bench.texts import write_json
 from anomaly_bench.errors import UserError
 from tests.conftest import tiny_spec
 
