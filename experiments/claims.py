@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,9 +134,14 @@ def place_of(record: Record) -> Place:
 
 
 def scores(record: Record, store: Store) -> Scores:
-    text = store.read_scores(record.spec.run_id, record.evaluation)
+    return _read(store, record.spec.run_id, record.evaluation)
+
+
+@cache  # a reference is held against many variants, and `paired` remembers what it has drawn from the same scores
+def _read(store: Store, run_id: str, eval_id: str) -> Scores:
+    text = store.read_scores(run_id, eval_id)
     if text is None:
-        raise SystemExit(f"Run {record.spec.run_id} has lost its scores; run it --again.")
+        raise SystemExit(f"Run {run_id} has lost its scores; run it --again.")
     return read_scores(text)
 
 

@@ -146,7 +146,7 @@ def _last_words(followers: Sequence[Follower]) -> list[BaseException]:
     said = list[BaseException]()
     silent, end = {follower.channel: follower for follower in followers}, time.monotonic() + HEARD_WITHIN
     while silent and (heard := wait(list(silent), max(end - time.monotonic(), 0.0))):
-        words = [silent.pop(channel).last_words() for channel in heard]  # type: ignore[call-overload]
+        words = [silent.pop(channel).last_words() for channel in list(silent) if channel in heard]
         said += [error for error in words if error is not None]
         if any(isinstance(error, LostDeviceError) for error in said):
             break  # nothing that is still to come counts more

@@ -90,13 +90,12 @@ def _make(
     from anomaly_bench.bench.execute import check_evaluation, execute, re_evaluate
 
     check_evaluation(evaluation, places)
-    record = store.load(spec.run_id)
+    record = None if again else store.load(spec.run_id)
     how: How = "re-evaluated"
-    replaced = isinstance(record, Record) and (
-        again or not _usable(record, evaluation, places, replace_unfit=replace_unfit)
-    )
-    if replaced or not isinstance(record, Record):
-        record, how = execute(spec, places, store, again=again or replaced), "trained"
+    if isinstance(record, Record) and not _usable(record, evaluation, places, replace_unfit=replace_unfit):
+        record, again = None, True
+    if not isinstance(record, Record):
+        record, how = execute(spec, places, store, again=again), "trained"
     if evaluation.eval_id not in record.evaluations:
         try:
             record = re_evaluate(record, evaluation, places, store)

@@ -92,7 +92,7 @@ def _remarks(cell: Cell) -> list[str]:
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
     if cell.seeds_left_out:
-        remarks.append(left_out(cell))
+        remarks.append(_left_out(cell))
     if len(cell.categories) < cell.categories_planned:
         count = f"{len(cell.categories)} of {cell.categories_planned} categories"
         remarks.append(f"mean over {count} ({', '.join(cell.categories)})")
@@ -101,7 +101,7 @@ def _remarks(cell: Cell) -> list[str]:
     return remarks
 
 
-def left_out(cell: Cell) -> str:
+def _left_out(cell: Cell) -> str:
     """`seed 0 only, for not every category has 1, 2`: the mean is of fewer runs than the cells above."""
     used, others = (", ".join(map(str, seeds)) for seeds in (cell.seeds, cell.seeds_left_out))
     return f"seed{'s' if len(cell.seeds) > 1 else ''} {used} only, for not every category has {others}"
