@@ -104,10 +104,10 @@ def provenance() -> dict[str, Any]:
     # Where it is installed, its kernel takes the place of our scan on a GPU.
     versions |= {name: importlib.metadata.version(name) for name in OPTIONAL if find_spec(name.replace("-", "_"))}
     versions |= {"python": platform.python_version(), "anomaly-bench": __version__}
-    return {"versions": versions, "commit": _commit()}
+    return {"versions": versions, "commit": commit()}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The clone's commit, with `+changes` where the package's files differ from it; None outside a clone."""
     package = Path(__file__).parent.parent
 

@@ -26,8 +26,8 @@ class ResidentImages(Dataset[Batch]):
         self.images = images
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        indices = indices.to(self.images.device)
-        return Batch(self.images[indices].permute(0, 3, 1, 2), indices)  # (N, H, W, 3) -> (N, 3, H, W)
+        indices = indices.to(self.images.device, non_blocking=True)  # or a GPU's queue is waited for in every step
+        return Batch(self.images.index_select(0, indices).permute(0, 3, 1, 2), indices)  # (N, H, W, 3) -> (N, 3, H, W)
 
 
 class BatchOrder(Sampler[Tensor]):

@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--category", required=True)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--images", type=int, required=True, help="training images of the category")
+    parser.add_argument("--images", type=int, required=True, help="training images in the folder")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--precision", default="32-true")
     options = parser.parse_args()
     data = MVTecAD(options.root, options.category, train_batch_size=options.batch, num_workers=options.workers)
     model = ReverseDistillation(backbone=options.backbone, pre_trained=False)
-    clock = EpochClock(options.images, options.batch)
+    clock = EpochClock(options.images, options.batch, options.precision)
     with tempfile.TemporaryDirectory() as results:
         engine = Engine(
             callbacks=[Clock(clock)],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
-import torch
+from machine import hardware, peak_mib, synchronise
 
 
 class EpochClock:
@@ -15,10 +14,12 @@ class EpochClock:
     Args:
         images: in an epoch.
         batch: images a step; the last may be short.
+        precision: in which they are trained, as Lightning names it.
     """
 
-    def __init__(self, images: int, batch: int) -> None:
-        self.images, self.steps = images, -(-images // batch)
+    def __init__(self, images: int, batch: int, precision: str) -> None:
+        self.images, self.batch, self.precision = images, batch, precision
+        self.steps = -(-images // batch)
         self.seconds: list[float] = []
         self.started = 0.0
 
@@ -33,26 +34,15 @@ class EpochClock:
             self.seconds.append(time.perf_counter() - self.started)
 
     def report(self) -> None:
-        """Print one JSON line; the first epoch, which warms up and fills caches, counts in no mean."""
+        """Print one JSON line; the first epoch, in which kernels are chosen and memory is asked for, is in no mean."""
         seconds = sum(self.seconds[1:]) / len(self.seconds[1:])
         measured = {
+            "batch": self.batch,
+            "precision": self.precision,
             "images_per_second": self.images / seconds,
             "step_seconds": seconds / self.steps,
             "first_epoch_seconds": self.seconds[0],
             "peak_mib": peak_mib(),
+            **hardware(),
         }
         print(json.dumps(measured), flush=True)
-
-
-def synchronise() -> None:
-    """Wait for the GPU where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def peak_mib() -> float:
-    """The most memory in use so far: of the GPU where there is one, else of this process without its workers."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**10

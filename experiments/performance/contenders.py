@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from clock import EpochClock
+from machine import device
+from networks import random_run
 from PIL import Image
 from reference_metrics import reference_panel
 from scipy.ndimage import gaussian_filter
 from techniques import PRODUCT, training_step
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, StackDataset
 
 from anomaly_bench.bench.execute import build_method, execute, find_networks
 from anomaly_bench.bench.places import Conduct, Places
-from anomaly_bench.bench.profiles import load_profile
-from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import RunSpec
 from anomaly_bench.bench.store import Store
 from anomaly_bench.methods.base import DistillationMethod
@@ -38,15 +39,15 @@ def main() -> None:
     parser.add_argument("--method", required=True)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--images", type=int, required=True, help="training images of the category")
+    parser.add_argument("--images", type=int, required=True, help="training images in the folder")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--no-feature-cache", action="store_true", help="of `ours`")
     options = parser.parse_args()
-    settings = {"teacher": options.teacher, "epochs": options.epochs, "precision": options.precision}
-    if options.method == "ast_mfr":
-        settings["student"] = "tf_efficientnet_lite0.random"
-    spec = resolve(options.method, "folder", options.category, load_profile("paper"), settings=settings)[0]
-    clock = EpochClock(options.images, spec.protocol.batch_size)
+    settings = {"epochs": options.epochs, "precision": options.precision}
+    spec, _ = random_run(options.method, options.teacher, settings, dataset="folder", category=options.category)
+    batch = spec.protocol.batch_size
+    images = math.ceil(options.images / batch) * batch if options.who == "bare" else options.images  # its are all full
+    clock = EpochClock(images, batch, options.precision)
     {"ours": ours, "plain": plain, "bare": bare}[options.who](spec, options, clock)
     clock.report()
 
@@ -70,10 +71,9 @@ def ours(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
 
 def bare(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
     """The same step on one batch that never leaves the device, and nothing around it: the limit."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = build_method(spec, find_networks(spec, None)).to(device).train()
+    method = build_method(spec, find_networks(spec, None)).to(device()).train()
     shape = (spec.protocol.batch_size, 3, spec.protocol.image_size, spec.protocol.image_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device())
     step = training_step(replace(PRODUCT, bf16=spec.protocol.precision == "bf16-mixed"), method, images)
     for _ in range(spec.protocol.epochs):
         clock.epoch_started()
@@ -82,8 +82,8 @@ def bare(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
             clock.step_ended(index)
 
 
-class Files(Dataset[tuple[Tensor, Tensor]]):
-    """Images and masks of a folder, opened one by one as they are asked for."""
+class Images(Dataset[Tensor]):
+    """The images of a split, opened one by one as they are asked for: (3, H, W) in [0, 1]."""
 
     def __init__(self, folder: Path, split: str, size: int) -> None:
         self.paths, self.size = sorted((folder / split).glob("*/*.png")), size
@@ -91,32 +91,42 @@ class Files(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        path = self.paths[index]
-        mask = path.parents[2] / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
-        image = torch.from_numpy(self.pixels(path, "RGB")).permute(2, 0, 1).contiguous().float() / 255
-        truth = torch.from_numpy(self.pixels(mask, "L") > 127) if mask.exists() else torch.zeros(image.shape[1:]).bool()
-        return image, truth
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.pixels(self.paths[index], "RGB")).permute(2, 0, 1).contiguous().float() / 255
 
     def pixels(self, path: Path, mode: str) -> Any:
         return np.array(Image.open(path).convert(mode).resize((self.size, self.size), Image.Resampling.BILINEAR))
 
 
+class Masks(Images):
+    """Their masks: (H, W) bool."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        path = self.paths[index]
+        mask = path.parents[2] / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        if not mask.exists():
+            return torch.zeros(self.size, self.size, dtype=torch.bool)
+        return torch.from_numpy(self.pixels(mask, "L") > 127)
+
+
 def plain(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None:
-    """What a researcher writes by hand: PyTorch's defaults, the teacher in every step, library metrics at the end."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = build_method(spec, find_networks(spec, None)).to(device).train()
-    optimiser = torch.optim.Adam(method.parameter_groups(), lr=method.lr, betas=method.betas)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=spec.protocol.precision == "bf16-mixed")
+    """What a researcher writes by hand: PyTorch's defaults (TF32 in a GPU's convolutions among them), the teacher in
+    every step, library metrics at the end."""
+    method = build_method(spec, find_networks(spec, None)).to(device()).train()
+    optimiser = method.configure_optimizers()
+    autocast = torch.autocast(device().type, torch.bfloat16, enabled=spec.protocol.precision == "bf16-mixed")
     folder, size = options.root / options.category, spec.protocol.image_size
-    train = Files(folder, "train", size)
     loader = DataLoader(
-        train, spec.protocol.batch_size, shuffle=True, num_workers=WORKERS, pin_memory=device.type == "cuda"
+        Images(folder, "train", size),
+        spec.protocol.batch_size,
+        shuffle=True,
+        num_workers=WORKERS,
+        pin_memory=device().type == "cuda",
     )
     for _ in range(spec.protocol.epochs):
         clock.epoch_started()
-        for index, (images, _) in enumerate(loader):
-            batch = images.to(device, non_blocking=True)
+        for index, images in enumerate(loader):
+            batch = images.to(device(), non_blocking=True)
             with autocast:
                 loss = torch.stack(list(method.training_terms(batch, method.teacher(batch)).values())).sum()
             optimiser.zero_grad()
@@ -124,7 +134,8 @@ def plain(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None
             optimiser.step()
             loss.item()  # which a training that prints its loss waits for
             clock.step_ended(index)
-    evaluate_plainly(method.eval(), DataLoader(Files(folder, "test", size), 1, num_workers=WORKERS), autocast)
+    test = StackDataset(Images(folder, "test", size), Masks(folder, "test", size))
+    evaluate_plainly(method.eval(), DataLoader(test, 1, num_workers=WORKERS), autocast)
 
 
 @torch.no_grad()

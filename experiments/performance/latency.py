@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clock import synchronise
-from metrics_panel import cpu_name, write_csv
+from machine import device, device_slug, hardware, synchronise
+from networks import random_run
+from rows import publish
 from torch import Tensor
 
 from anomaly_bench.bench.evaluate import fuse_maps, score_images
 from anomaly_bench.bench.execute import build_method, find_networks
-from anomaly_bench.bench.profiles import load_profile
-from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.methods.base import DistillationMethod, unit_range
 
@@ -38,25 +37,20 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--repeats", type=int, default=9, help="calls of each, after two")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     rows = [row for batch in options.batches for row in measure(batch, options)]
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
-    if options.out:
-        write_csv(options.out, rows)
+    publish(f"latency_{device_slug()}", rows, options.out)
     return 0
 
 
 def measure(batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a variant."""
-    settings = {"teacher": options.teacher, "image_size": options.size}
-    spec, evaluation = resolve(options.method, "synthetic", "brick", load_profile("paper"), settings=settings)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    spec, evaluation = random_run(options.method, options.teacher, {"image_size": options.size})
     images = torch.randint(0, 256, (batch, options.size, options.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     methods, seconds = {}, dict[str, list[float]]()
     for name, (_, channels_last) in VARIANTS.items():
-        method = build_method(spec, find_networks(spec, None)).to(device).eval()
+        method = build_method(spec, find_networks(spec, None)).to(device()).eval()
         methods[name] = method.to(memory_format=torch.channels_last) if channels_last else method
     for repeat, (name, method) in itertools.product(range(2 + options.repeats), methods.items()):
         start = time.perf_counter()
@@ -75,9 +69,7 @@ def measure(batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
             "seconds_median": round(median, 4),
             "images_per_second": round(batch / median, 2),
             "speed_over_plain": round(medians["plain"] / median, 2),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **hardware(),
         }
         for name, median in medians.items()
     ]

@@ -24,9 +24,11 @@ import cv2
 import numpy as np
 import PIL
 import torch
-from metrics_panel import cpu_name, timed, write_csv
+from machine import cpu_name
+from metrics_panel import timed
 from numpy.typing import NDArray
 from PIL import Image
+from rows import publish
 
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.data.base import AnomalyDataModule
@@ -44,7 +46,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=7, help="runs of each; medians are reported")
     parser.add_argument("--only", choices=["loop", "decode", "cached"], help="one of them, and print its peak memory")
     parser.add_argument("--cache", type=Path, help="for --only cached")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     open_category = partial(load_dataset(options.dataset), options.data_root, options.category, image_size=options.size)
     if options.only:
@@ -56,9 +58,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as cache:
         row = compare(open_category, Path(cache), options)
-    print(", ".join(f"{key} {value}" for key, value in row.items()))
-    if options.out:
-        write_csv(options.out, [row])
+    publish("loading_cpu", [row], options.out)
     return int(row["max_abs_difference"] > 0)
 
 

@@ -7,10 +7,7 @@ defects over a few percent of their pixels. Exit status 1 if a metric differs by
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import platform
-import re
 import statistics
 import sys
 import time
@@ -21,8 +18,10 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+from machine import cpu_name
 from numpy.typing import NDArray
 from reference_metrics import reference_panel
+from rows import publish
 from scipy.ndimage import gaussian_filter
 
 from anomaly_bench.metrics import anomaly_panel
@@ -41,15 +40,13 @@ def main() -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[83, 441])
     parser.add_argument("--size", type=int, default=256, help="height and width of a map in pixels")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side; medians are reported")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     rows = []
     for images, name in itertools.product(options.images, ("without aupro_rd4ad", "all")):
         data = synthetic_evaluation(images, options.size)
         rows.append(compare(name, data, options.repeats, rd4ad=name == "all"))
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
-    if options.out:
-        write_csv(options.out, rows)
+    publish("metrics_panel_cpu", rows, options.out)
     return int(not all(row["max_abs_difference"] <= TOLERANCE for row in rows))
 
 
@@ -101,22 +98,6 @@ def timed(seconds: list[float], call: Callable[[], Result]) -> Result:
     result = call()
     seconds.append(time.perf_counter() - start)
     return result
-
-
-def cpu_name() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.machine()
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one line for each row, units in the columns' names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

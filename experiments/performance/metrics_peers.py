@@ -21,7 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from metrics_panel import Data, cpu_name, synthetic_evaluation, timed, write_csv
+from machine import cpu_name
+from metrics_panel import Data, synthetic_evaluation, timed
+from rows import publish
 
 from anomaly_bench.metrics import anomaly_panel
 
@@ -35,13 +37,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[83, 441])
     parser.add_argument("--size", type=int, default=256, help="height and width of a map in pixels")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side; medians are reported")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     rows = [row for count in options.images for row in compare(count, options)]
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
-    if options.out:
-        write_csv(options.out, rows)
+    publish("metrics_peers_cpu", rows, options.out)
     differences = [row["max_abs_difference"] for row in rows if row["panel"] == "anomalib" and row["seconds_median"]]
     return int(any(difference > 1e-3 for difference in differences))
 

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from metrics_panel import cpu_name, write_csv
+from machine import device_slug, hardware
+from networks import random_run
+from rows import publish
 
 from anomaly_bench.bench.execute import execute
 from anomaly_bench.bench.places import Conduct, Places
-from anomaly_bench.bench.profiles import load_profile
-from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.store import Store
 
 MIDDLE = {"size_px": 128, "batch": 8, "train_images": 32, "runs": 1}
@@ -39,7 +38,7 @@ def main() -> int:
     parser.add_argument("--method", default="rd")
     parser.add_argument("--teacher", default="resnet18.random")
     parser.add_argument("--repeats", type=int, default=2, help="times that each point is measured; the fastest counts")
-    parser.add_argument("--out", type=Path, default=Path("results/performance/scaling.csv"), help="CSV file to write")
+    parser.add_argument("--out", type=Path, default=Path("results/performance"), help="folder of CSV and plot")
     options = parser.parse_args()
     points = [(name, {**MIDDLE, name: value}) for name, values in RANGES.items() for value in values]
     with tempfile.TemporaryDirectory() as folder:
@@ -50,30 +49,26 @@ def main() -> int:
                 seconds = whole_runs(point, Path(folder), options)
                 best[index] = min(best.get(index, seconds), seconds, key=lambda found: found["seconds"])
     rows = [row(name, point, best[index], options) for index, (name, point) in enumerate(points)]
-    for line in rows:
-        print(", ".join(f"{key} {value}" for key, value in line.items()))
-    write_csv(options.out, rows)
-    plot(rows, options.out.with_suffix(".svg"))
+    name = f"scaling_{device_slug()}"
+    publish(name, rows, options.out)
+    plot(rows, options.out / f"{name}.svg")
     return 0
 
 
 def whole_runs(point: dict[str, int], folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of the runs of one point, by seeds 0, 1 ..., and of their training."""
     settings = {
-        "teacher": options.teacher,
         "epochs": EPOCHS,
         "image_size": point["size_px"],
         "batch_size": point["batch"],
         "train_images": point["train_images"],
         "test_images": TEST_IMAGES,
     }
-    if options.method == "ast_mfr":
-        settings["student"] = "tf_efficientnet_lite0.random"
     training, start = 0.0, time.perf_counter()
     with tempfile.TemporaryDirectory() as results:
         places = Places(folder, Path(results), conduct=Conduct(show=False))
         for seed in range(point["runs"]):
-            spec = resolve(options.method, "synthetic", "brick", load_profile("paper"), seed=seed, settings=settings)[0]
+            spec, _ = random_run(options.method, options.teacher, settings, seed=seed)
             training += execute(spec, places, Store(places.results)).cost["seconds_train"]
     return {"seconds": time.perf_counter() - start, "train_seconds": training}
 
@@ -88,9 +83,7 @@ def row(name: str, point: dict[str, int], seconds: dict[str, float], options: ar
         "epochs": EPOCHS,
         "test_images": TEST_IMAGES,
         **{key: round(value, 3) for key, value in seconds.items()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **hardware(),
     }
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from metrics_panel import cpu_name, timed, write_csv
+from machine import cpu_name
+from metrics_panel import timed
+from rows import publish
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,14 +37,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--repeats", type=int, default=7, help="runs of each, after one that is not counted")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     rows = []
     for (steps, channels), batch in itertools.product(SCALES, options.batches):
         rows.append(compare(steps, channels, batch, options.repeats))
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if options.out:
-        write_csv(options.out, rows)
+    publish("selective_scan_cpu", rows, options.out)
     return int(not all(row["max_relative_difference"] <= TOLERANCE for row in rows))
 
 

@@ -1,7 +1,7 @@
 """How long does each table take on this machine?
 
 The training step of every kind of run (method, networks, batch and image size; options at their defaults, random
-weights) is timed here on random images, the kinds in turn; a run takes its epochs times its category's official
+weights) is timed here on random images, one kind after the other; a run takes its epochs times its category's official
 training images over the batch of such steps. So what a table takes is calculated from measured steps: decoding,
 evaluation and the start of the process are left out, which add seconds to each run. A run that tables share is counted
 in each of them, and once in the last row.
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from metrics_panel import cpu_name, write_csv
+from machine import device, device_slug, hardware
+from rows import publish
 from techniques import PRODUCT, training_step
 from torch import Tensor
 
@@ -38,13 +39,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", nargs="+", default=["lite", "paper"], help="one row a table for each")
     parser.add_argument("--repeats", type=int, default=3, help="steps of each kind, after one; medians are reported")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     rows = [row for profile in options.profiles for row in table_rows(profile, options.repeats)]
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
-    if options.out:
-        write_csv(options.out, rows)
+    publish(f"table_cost_{device_slug()}", rows, options.out)
     return 0
 
 
@@ -65,9 +63,7 @@ def row(profile: str, table: str, specs: list[RunSpec], hours: dict[RunSpec, flo
         "table": table,
         "runs": len(specs),
         "hours": round(sum(hours[spec] for spec in specs), 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **hardware(),
     }
 
 
@@ -102,10 +98,9 @@ def step_seconds(kinds: Iterable[Kind], repeats: int) -> dict[Kind, float]:
 def step_of(kind: Kind) -> Callable[[], Tensor]:
     """A training step on one batch of random images."""
     protocol = kind.protocol
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = (protocol.batch_size, 3, protocol.image_size, protocol.image_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
-    method = build_method(kind, find_networks(kind, None)).to(device).train()
+    images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device())
+    method = build_method(kind, find_networks(kind, None)).to(device()).train()
     return training_step(replace(PRODUCT, cache=load_method(kind.method).cacheable), method, images)
 
 

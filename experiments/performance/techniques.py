@@ -2,9 +2,9 @@
 
 One step (features, loss, backward, optimiser) of one method on random images that are in memory already, in one
 process, all variants in turn, so that what else the machine does falls on all alike. `alone` is a technique on top of
-the plain step (float32, contiguous memory, the teacher in every step, PyTorch's default Adam); `without` is the
-product's step with that one technique taken away; `with` is one added that the product leaves out. The losses of the
-first steps are compared with the product's: equal to the bit, or by how much they differ.
+the plain step (true float32, contiguous memory, the teacher in every step, PyTorch's default Adam, whatever kernels
+are fastest); `without` is the product's step with that one technique taken away; `with` is one added that the product
+leaves out. The losses of the first steps are compared with the product's: equal to the bit, or by how much they differ.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from lightning import seed_everything
-from metrics_panel import cpu_name, write_csv
+from machine import device, device_slug, hardware
+from networks import random_run
+from rows import publish
 from torch import Tensor
 
 from anomaly_bench.bench.execute import build_method, find_networks
 from anomaly_bench.bench.memory import keep_freed_memory
-from anomaly_bench.bench.profiles import load_profile
-from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.methods.base import DistillationMethod, unit_range
 
 LOSSES = 3  # first steps that are compared
@@ -41,8 +41,11 @@ class Step:
     bf16: bool = True
     channels_last: bool = True
     cache: bool = True
+    deterministic: bool = True
+    filled: bool = False  # new memory, as deterministic kernels have it unless told otherwise
     fused: bool = False
     compiled: bool = False
+    tf32: bool = False  # convolutions in float32 on a GPU
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Measured:
 
 
 PRODUCT = Step("product")
-PLAIN = Step("plain", bf16=False, channels_last=False, cache=False)
+PLAIN = Step("plain", bf16=False, channels_last=False, cache=False, deterministic=False)
 VARIANTS = [
     PLAIN,
     replace(PLAIN, name="alone: bf16", bf16=True),
@@ -66,9 +69,12 @@ VARIANTS = [
     replace(PRODUCT, name="without bf16", bf16=False),
     replace(PRODUCT, name="without channels_last", channels_last=False),
     replace(PRODUCT, name="without feature cache", cache=False),
+    replace(PRODUCT, name="without deterministic kernels", deterministic=False),
+    replace(PRODUCT, name="with new memory filled", filled=True),
     replace(PRODUCT, name="with fused Adam", fused=True),
     replace(PRODUCT, name="with torch.compile", compiled=True),
 ]
+GPU_VARIANTS = [replace(PLAIN, name="alone: TF32", tf32=True)]
 
 
 def main() -> int:
@@ -79,29 +85,23 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
     parser.add_argument("--repeats", type=int, default=9, help="steps of each variant, after three")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to compile")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
-    rows = measure([variant for variant in VARIANTS if options.compile or not variant.compiled], options)
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
-    if options.out:
-        write_csv(options.out, rows)
+    variants = [*VARIANTS, *(GPU_VARIANTS if torch.cuda.is_available() else [])]
+    rows = measure([variant for variant in variants if options.compile or not variant.compiled], options)
+    publish(f"techniques_{device_slug()}", rows, options.out)
     return 0
 
 
 def measure(variants: list[Step], options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a variant, in the order given."""
-    settings = {"teacher": options.teacher, "image_size": options.size}
-    if options.method == "ast_mfr":
-        settings["student"] = "tf_efficientnet_lite0.random"
-    spec = resolve(options.method, "synthetic", "brick", load_profile("paper"), settings=settings)[0]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    spec, _ = random_run(options.method, options.teacher, {"image_size": options.size})
     generator = torch.Generator().manual_seed(0)
     shape = (spec.protocol.batch_size, 3, options.size, options.size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device())
     measured = {}
     for variant in variants:
-        method = build_method(spec, find_networks(spec, None)).to(device).train()
+        method = build_method(spec, find_networks(spec, None)).to(device()).train()
         measured[variant] = Measured(training_step(variant, method, images))
     for repeat, state in itertools.product(range(LOSSES + options.repeats), measured.values()):
         seed_everything(repeat, verbose=False)
@@ -121,14 +121,18 @@ def training_step(variant: Step, method: DistillationMethod, images: Tensor) -> 
     memory = torch.channels_last if variant.channels_last else torch.contiguous_format
     method.to(memory_format=memory)
     floats = unit_range(images).contiguous(memory_format=memory)
-    groups = method.parameter_groups()
-    optimiser = torch.optim.Adam(groups, lr=method.lr, betas=method.betas, fused=variant.fused or None)
+    optimiser = method.configure_optimizers()
+    for group in optimiser.param_groups if variant.fused else []:
+        group["fused"] = True
     terms = torch.compile(method.training_terms) if variant.compiled else method.training_terms
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=variant.bf16, cache_enabled=True)
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=variant.bf16)
     with autocast:
         kept = method.teacher(floats) if variant.cache else None
 
     def step() -> Tensor:
+        torch.use_deterministic_algorithms(variant.deterministic, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = variant.filled  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = variant.bf16 or variant.tf32  # as a run has it
         with autocast:
             total = torch.stack(list(terms(floats, kept or method.teacher(floats)).values())).sum()
         optimiser.zero_grad()
@@ -157,9 +161,7 @@ def row(
         "speed_over_plain": round(plain / median, 2),
         "speed_over_product": round(product / median, 2),
         "max_loss_difference_to_product": max(abs(one - other) for one, other in pairs),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **hardware(),
     }
 
 

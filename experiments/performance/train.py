@@ -10,15 +10,16 @@ anomalib        its ReverseDistillation by its Engine: at its defaults (batch 32
                 with two workers, and so in our precision; only for --method rd
 bare step       our step on one batch in memory and nothing around it: the limit
 
-images_per_second and step_seconds are of the epochs after the first. whole_run_seconds is the process from its start
-to its end, imports included. peak_mib is the GPU's, or without one the process's, which has no workers in it. Rows of
-a CSV that is there already and that this call does not measure stay.
+Columns are medians over the repeats, with the least and the most of images_per_second. That and step_seconds are of
+the epochs after the first. whole_run_seconds is the process from its start to its end, imports included; anomalib's
+has what its Engine does by default, a look at the test set after every epoch and pictures at the end, and other
+metrics than ours. peak_mib is the GPU's, or without one the process's, which has no workers in it, and of the bare
+step no evaluation. Exit status 1 where a contender fails; its note says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -28,16 +29,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import torch
-from metrics_panel import cpu_name, write_csv
+from machine import device_slug
+from rows import Row, publish
 
 from anomaly_bench.bench.catalog import load_dataset
 from anomaly_bench.data.base import AnomalyDataModule, spaced, stratified
 
 HERE = Path(__file__).parent
-KEY = ("method", "teacher", "size_px", "contender")
+COMPARISON = ("method", "teacher", "data", "train_images", "test_images", "epochs")
+MEDIANS = ("images_per_second", "step_seconds", "first_epoch_seconds", "peak_mib", "whole_run_seconds")
 # What each adds to its script's common arguments.
 OURS = {
     "ours": ["ours"],
@@ -55,32 +56,32 @@ ANOMALIB = {
 
 
 def main() -> int:
-    """Measure, print a line for each contender, write the CSV."""
+    """Measure, print a line for each contender, write the CSV; 1 if one failed."""
+    gpu = device_slug() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("ANOMALY_BENCH_DATA", "datasets")))
     parser.add_argument("--dataset", default="synthetic", help="one in MVTec AD's layout")
     parser.add_argument("--category", default="brick")
     parser.add_argument("--method", default="rd")
     parser.add_argument("--teacher", default="resnet18.random")
-    parser.add_argument("--train-images", type=int, default=64)
-    parser.add_argument("--test-images", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--train-images", type=int, default=10**6 if gpu else 64, help="at most; on a GPU all")
+    parser.add_argument("--test-images", type=int, default=20, help="at most")
+    parser.add_argument("--epochs", type=int, default=20 if gpu else 3, help="at least 2; the first is not counted")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each; medians are reported")
     parser.add_argument("--only", nargs="+", help="contenders by name, with `ours` always among them")
     parser.add_argument("--anomalib-python", default=sys.executable, help="an interpreter that has anomalib")
     parser.add_argument("--out", type=Path, default=Path("results/performance"), help="folder of the CSV")
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs must be at least 2: the first is not counted.")
     names = [name for name in contenders(options.method) if not options.only or name in {"ours", *options.only}]
     with tempfile.TemporaryDirectory() as folder:
-        copy_category(load_dataset(options.dataset)(options.data_root, options.category), Path(folder), options)
-        measured = measure(names, Path(folder), options)
-    rows = [row(name, measured, options) for name in names]
-    for line in rows:
-        print(", ".join(f"{key} {value}" for key, value in line.items()))
-    device = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
-    path = options.out / f"train_{device}_bf16-mixed.csv"
-    write_csv(path, merged(path, rows))
-    return 0
+        data = load_dataset(options.dataset)(options.data_root, options.category)
+        options.train_images, options.test_images = copy_category(data, Path(folder), options)
+        reports = measure(names, Path(folder), options)
+    rows = [row(name, reports, options) for name in names]
+    publish(f"train_{device_slug()}_bf16-mixed", rows, options.out, comparison=COMPARISON)
+    return int(any(len(reports[name]) < options.repeats for name in present(names, options)))
 
 
 def contenders(method: str) -> list[str]:
@@ -88,17 +89,21 @@ def contenders(method: str) -> list[str]:
     return [*OURS, *(ANOMALIB if method == "rd" else [])]
 
 
-def copy_category(data: AnomalyDataModule, root: Path, options: argparse.Namespace) -> None:
-    """Some images and masks of a category in MVTec AD's layout, for all contenders alike; anomalib refuses links."""
+def copy_category(data: AnomalyDataModule, root: Path, options: argparse.Namespace) -> tuple[int, int]:
+    """Some images and masks of a category in MVTec AD's layout, for all contenders alike; anomalib refuses links.
+
+    Returns:
+        How many training and test images there are now.
+    """
     folder = root / options.category
-    for split, samples in (
-        ("train", spaced(data.samples["train"], options.train_images)),
-        ("test", stratified(data.samples["test"], options.test_images)),
-    ):
+    train = spaced(data.samples["train"], options.train_images)
+    test = stratified(data.samples["test"], options.test_images)
+    for split, samples in (("train", train), ("test", test)):
         for sample in samples:
             copy(sample.path, folder / split / sample.defect / sample.path.name)
             if sample.mask is not None:
                 copy(sample.mask, folder / "ground_truth" / sample.defect / sample.mask.name)
+    return len(train), len(test)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -106,21 +111,25 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def measure(names: list[str], root: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Medians of what every contender reports; an empty dict for one that is not installed."""
-    reports: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    present = [name for name in names if name in OURS or has_anomalib(options.anomalib_python)]
-    for _ in range(options.repeats):
-        for name in present:
+def measure(names: list[str], root: Path, options: argparse.Namespace) -> dict[str, list[Row]]:
+    """What every contender reports, once a repeat; nothing where it is not installed or fails."""
+    reports: dict[str, list[Row]] = {name: [] for name in names}
+    turns = present(names, options)
+    for repeat in range(options.repeats):
+        first = repeat % len(turns)  # another one each time, for a machine grows warm
+        for name in turns[first:] + turns[:first]:
             start = time.perf_counter()
-            done = subprocess.run(command(name, root, options), stdout=subprocess.PIPE, check=True, text=True)
+            done = subprocess.run(command(name, root, options), stdout=subprocess.PIPE, check=False, text=True)
             seconds = time.perf_counter() - start
-            reports[name].append({**json.loads(done.stdout.splitlines()[-1]), "whole_run_seconds": seconds})
-            print(f"{name}: {reports[name][-1]}", file=sys.stderr, flush=True)
-    return {
-        name: {key: statistics.median(report[key] for report in found) for key in found[0]} if found else {}
-        for name, found in reports.items()
-    }
+            if done.returncode == 0:
+                reports[name].append({**json.loads(done.stdout.splitlines()[-1]), "whole_run_seconds": seconds})
+                print(f"{name}: {reports[name][-1]}", file=sys.stderr, flush=True)
+    return reports
+
+
+def present(names: list[str], options: argparse.Namespace) -> list[str]:
+    """Those of `names` that can be measured here."""
+    return [name for name in names if name in OURS or has_anomalib(options.anomalib_python)]
 
 
 def has_anomalib(python: str) -> bool:
@@ -139,46 +148,46 @@ def command(name: str, root: Path, options: argparse.Namespace) -> list[str]:
     return [sys.executable, str(HERE / "contenders.py"), *OURS[name], *common, *own]
 
 
-def row(name: str, measured: dict[str, dict[str, float]], options: argparse.Namespace) -> dict[str, Any]:
-    """One line of the CSV; a contender that is not installed has empty cells and a note."""
-    own, ours = measured[name], measured["ours"]
-    keys = ("images_per_second", "step_seconds", "first_epoch_seconds", "peak_mib", "whole_run_seconds")
+def row(name: str, reports: dict[str, list[Row]], options: argparse.Namespace) -> Row:
+    """One line of the CSV; a contender without a report has empty cells and a note."""
+    found, note = reports[name], ""
+    if len(found) < options.repeats:
+        note = f"{len(found)} of {options.repeats} runs" if name in present([name], options) else "not installed"
+    rates = [report["images_per_second"] for report in found]
+    given = found[0] if found else {}
     return {
         "method": options.method,
         "teacher": options.teacher,
         "size_px": 256,
         "contender": name,
-        **{key: round(own[key], 4) if own else "" for key in keys},
-        "ours_over_it_images_per_second": ratio(ours, own, "images_per_second"),
-        "it_over_ours_whole_run": ratio(own, ours, "whole_run_seconds") if name != "bare step" else "",
+        **{key: given.get(key, "") for key in ("precision", "batch")},
+        **{key: round(median(found, key), 4) if found else "" for key in MEDIANS},
+        "images_per_second_least": round(min(rates), 4) if found else "",
+        "images_per_second_most": round(max(rates), 4) if found else "",
+        "ours_over_it_images_per_second": ratio(reports["ours"], found, "images_per_second"),
+        "it_over_ours_whole_run": ratio(found, reports["ours"], "whole_run_seconds") if name != "bare step" else "",
         "data": f"{options.dataset}/{options.category}",
         "train_images": options.train_images,
         "test_images": options.test_images,
         "epochs": options.epochs,
         "repeats": options.repeats,
-        "note": "" if own else "anomalib is not installed",
-        "torch": torch.__version__,
-        "anomalib": anomalib_version(options.anomalib_python) if name in ANOMALIB and own else "",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-        "threads": torch.get_num_threads(),
+        "note": note,
+        **{key: given.get(key, "") for key in ("device", "threads", "torch")},
+        "anomalib": anomalib_version(options.anomalib_python) if name in ANOMALIB and found else "",
     }
 
 
-def ratio(above: dict[str, float], below: dict[str, float], key: str) -> float | str:
-    return round(above[key] / below[key], 2) if above and below else ""
+def median(reports: list[Row], key: str) -> float:
+    return statistics.median(report[key] for report in reports)
+
+
+def ratio(above: list[Row], below: list[Row], key: str) -> float | str:
+    return round(median(above, key) / median(below, key), 2) if above and below else ""
 
 
 def anomalib_version(python: str) -> str:
-    code = "import importlib.metadata as m; print('anomalib', m.version('anomalib'), 'torch', m.version('torch'))"
+    code = "import importlib.metadata as m; print(m.version('anomalib'))"
     return subprocess.run([python, "-c", code], stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
-
-
-def merged(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the file at `path` that are not measured anew, and `rows`."""
-    new = {tuple(str(row[key]) for key in KEY) for row in rows}
-    old = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-    kept: list[dict[str, Any]] = [dict(row) for row in old if tuple(row[key] for key in KEY) not in new]
-    return [*kept, *rows]
 
 
 if __name__ == "__main__":

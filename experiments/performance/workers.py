@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from metrics_panel import cpu_name, write_csv
+from machine import device_slug, hardware
+from rows import publish
 
 TABLE = "fmm_scsatt/table5"
 FEW, ALL = ["--seeds", "0", "--categories", "brick"], ["--seeds", "0,1,2"]  # two runs, and twelve
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers to compare")
     parser.add_argument("--repeats", type=int, default=2, help="suites of each; medians are reported")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         suite(Path(folder) / "warm", Path(folder), 1, ALL)  # generates the images, fills the caches
@@ -44,9 +44,8 @@ def main() -> None:
         one = statistics.median(values[0] for values in seconds[options.workers[0]])
         rows.append(
             {
-                "device": cpu_name(),
+                **hardware(),
                 "cores": os.cpu_count(),
-                "torch": torch.__version__,
                 "table": TABLE,
                 "workers": workers,
                 "suite_seconds": round(whole, 1),
@@ -54,9 +53,7 @@ def main() -> None:
                 "times_faster": round(one / whole, 2),
             }
         )
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
-    if options.out:
-        write_csv(options.out, rows)
+    publish(f"workers_{device_slug()}", rows, options.out)
 
 
 def measure(results: Path, folder: Path, workers: int) -> tuple[float, float]:
