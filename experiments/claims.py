@@ -1,10 +1,11 @@
 """What every variant measured in `results/runs` gains over RD, and over its own method at its defaults.
 
 A pair is two runs of one category with one seed on the same files, with the same teacher, image size and as many
-epochs; all else is each method's own. Differences are in points, variant minus reference. `low` and `high` are the 95 %
-interval of the image AUROC's, from resampled test images and, where there are several, seeds
-(`anomaly_bench.tables.paired`). Data that are incomplete or unverified are left out. There is a line for each category,
-and one for all that both sides have.
+epochs; all else is each method's own, learning rate and loss among it. `..._by_seed` are image AUROCs in percent, mean
+over the categories. Differences are in points, variant minus reference. `low` and `high` are the 95 % interval of the
+image AUROC's, from resampled test images and, where there are several, seeds (`anomaly_bench.tables.paired`); one or
+two seeds show too little of what seeds do, whatever the interval. Data that are incomplete or unverified are left out.
+There is a line for each category, and one for all that both sides have.
 
 `make claims` writes results/claims.csv.
 """
@@ -107,6 +108,8 @@ def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> I
             "against": " ".join(part for part in (reference.method, reference.settings) if part),
             "categories": " ".join(categories),
             "seeds": " ".join(map(str, seeds)),
+            "image_auroc_by_seed": by_seed_percent([[a for a, _ in by_seed] for by_seed in pairs]),
+            "against_by_seed": by_seed_percent([[b for _, b in by_seed] for by_seed in pairs]),
             "image_auroc_points": points(interval.difference),
             "low": points(interval.low),
             "high": points(interval.high),
@@ -150,6 +153,18 @@ def mean_gain(pairs: list[list[tuple[Record, Record]]], metric: str) -> str:
     values = [[(a.metrics[metric], b.metrics[metric]) for a, b in by_seed] for by_seed in pairs]
     gains = [[a - b for a, b in by_seed if a is not None and b is not None] for by_seed in values]
     return points(statistics.fmean(map(statistics.fmean, gains))) if all(gains) else ""
+
+
+def by_seed_percent(records: list[list[Record]]) -> str:
+    """Image AUROC, mean over the categories, seed after seed."""
+    same_seed = zip(*records, strict=True)
+    return " ".join(f"{100 * statistics.fmean(map(image_auroc, same)):.2f}" for same in same_seed)
+
+
+def image_auroc(record: Record) -> float:
+    value = record.metrics["image_auroc"]
+    assert value is not None  # complete data have images of both kinds
+    return value
 
 
 def points(fraction: float) -> str:

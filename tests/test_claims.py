@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_a_row_is_the_paired_difference_over_what_both_sides_have(tmp_path: Path
     assert {(row["method"], row["settings"], row["against"]) for row in (bottle, pill, both)} == {
         ("fmm_scsatt", "", "rd")
     }
+    mean = 100 * statistics.fmean(record.metrics["image_auroc"] or 0 for record in (ours[0], ours[2]))
+    assert both["image_auroc_by_seed"] == f"{mean:.2f}"
+    assert len(pill["against_by_seed"].split()) == 2
     assert both["pixel_auroc_points"] == "+20.00"  # the made store puts the method 20 points above RD
     text = {
         record.spec: read_scores(

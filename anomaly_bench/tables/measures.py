@@ -19,6 +19,7 @@ from anomaly_bench.tables.scores import Scores, Size, auroc_of_size
 ScoresOf = Callable[[Record, EvalSpec], Scores | None]
 # Seeds alone move a percentage by about so much (points); the costs of one network differ by how they are counted.
 POINTS, SHARE = 0.3, 0.01
+FEWEST = 5  # good, or defective, test images where some are missing; an AUROC over one says nothing
 
 
 class MissingError(Exception):
@@ -57,6 +58,21 @@ def _metric(name: str, record: Record, evaluation: EvalSpec, _: ScoresOf) -> flo
     return 100 * float(value)
 
 
+def _image_metric(name: str, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
+    _require_images(record)
+    return _metric(name, record, evaluation, scores_of)
+
+
+def _require_images(record: Record) -> None:
+    """Raises MissingError where next to no test images are there; their pixels are many all the same."""
+    data = record.evidence["data"]
+    if data["complete"] is False:
+        for kind, words in (("test_good", "good"), ("test_defective", "defective")):
+            here, official = data["counts"][kind], data["official_counts"][kind]
+            if here < min(FEWEST, official):
+                raise MissingError(f"{here} of {official} {words} test images, too few for a metric of images")
+
+
 def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:
     """The record's entry for an evaluation."""
     entry = record.evaluations.get(evaluation.eval_id)
@@ -69,6 +85,7 @@ def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:
 
 
 def _of_size(size: Size, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
+    _require_images(record)
     _evaluated(record, evaluation)
     scores = scores_of(record, evaluation)
     if scores is None:
@@ -86,7 +103,10 @@ def _cost(name: str, scale: float, record: Record, _evaluation: EvalSpec, _: Sco
 
 
 MEASURES: dict[str, Measure] = {
-    **{name: Measure("%", partial(_metric, name)) for name in METRIC_KEYS},
+    **{
+        name: Measure("%", partial(_image_metric if name.startswith("image_") else _metric, name))
+        for name in METRIC_KEYS
+    },
     "image_auroc_small": Measure("%", partial(_of_size, "small")),
     "image_auroc_middle": Measure("%", partial(_of_size, "middle")),
     "image_auroc_large": Measure("%", partial(_of_size, "large")),

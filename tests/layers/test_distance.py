@@ -169,6 +169,21 @@ def test_half_precision_features_are_normalised_in_float32(squared: bool, dtype:
     torch.testing.assert_close(result, unit_l2_map(a.float(), b.float(), squared=squared), rtol=0, atol=0)
 
 
+def test_the_per_pixel_form_says_nothing_of_a_vectors_length_and_less_the_longer_it_is() -> None:
+    """So a length that has run away stays: what a student without FMM did (`docs/fidelity/fmm_scsatt.md`)."""
+    a, b = random_pair((1, 16, 2, 3))
+    for scale in (1.0, 100.0):
+        long = (scale * b).requires_grad_()
+        [pixel] = torch.autograd.grad(pixel_cosine(a, long), long)
+        [whole] = torch.autograd.grad(global_cosine(a, long), long)
+        along = (pixel * long).sum(dim=1).abs() / (pixel.norm(dim=1) * long.norm(dim=1))
+        assert along.max() < 1e-3
+        if scale == 1.0:
+            short, towards = pixel, (whole * long).sum(dim=1).abs() / (whole.norm(dim=1) * long.norm(dim=1))
+    torch.testing.assert_close(short, 100 * pixel, rtol=1e-3, atol=1e-8)
+    assert towards.max() > 0.05
+
+
 def test_stage_sum_adds_the_named_distance_of_every_stage() -> None:
     pairs = [random_pair(shape) for shape in ((2, 3, 4, 5), (2, 7, 3, 1), (2, 5, 1, 2))]
     teacher, student = ([pair[k] for pair in pairs] for k in (0, 1))

@@ -85,13 +85,26 @@ def test_a_mean_and_its_spread_are_of_the_same_seeds() -> None:
 
 
 def test_incomplete_data_get_no_difference_and_say_why() -> None:
-    counts = BOTTLE.evidence["data"]["counts"] | {"test_good": 1}
+    counts = BOTTLE.evidence["data"]["counts"] | {"test_good": 5}
     cells = rd_cells([with_data(BOTTLE, counts=counts, complete=False), made_record("pill")])
     for row in ("Bottle", "Mean"):
         assert cells[row].measured is not None
         assert cells[row].difference is None
         assert cells[row].caveat == "on INCOMPLETE data (bottle), so no difference is given"
     assert cells["Pill"].difference is not None
+
+
+def test_next_to_no_test_images_make_no_metric_of_images() -> None:
+    counts = BOTTLE.evidence["data"]["counts"] | {"test_good": 1}
+    records = [with_data(BOTTLE, counts=counts, complete=False), made_record("pill")]
+    cells = rd_cells(records)
+    assert cells["Bottle"].measured is None
+    assert cells["Bottle"].reason == "1 of 20 good test images, too few for a metric of images"
+    assert cells["Mean"].categories == ("pill",)
+    name = "fmm_scsatt/table3"
+    built = build_table(load_table(name), PROFILES["lite"], Index.of(records), load_printed(name), Path())
+    row = [line.name for line in built.spec.rows].index("Bottle")
+    assert any(cell.measured is not None for cell in built.cells[row])  # pixels there are enough
 
 
 def test_numbers_of_another_kind_stand_side_by_side_without_a_difference() -> None:
@@ -157,14 +170,14 @@ def test_profiles_are_never_mixed() -> None:
 def test_the_header_names_what_makes_a_comparison_unfair() -> None:
     resized = with_data(BOTTLE, image_sizes=[[512, 512]], resized=True)
     pill = made_record("pill")
-    counts = pill.evidence["data"]["counts"] | {"test_good": 1}
+    counts = pill.evidence["data"]["counts"] | {"test_good": 5}
     lines = header([resized, with_data(pill, counts=counts, complete=False)])
     assert "a SUBSTITUTE for wide_resnet50_2.tv_in1k" in lines["Teacher"]
     assert "SHA-256 0123456789ab" in lines["Teacher"]
     assert "epochs 30 (protocol: 200)" in lines["Training"]
     assert lines["Categories"] == "2 of 15 measured: bottle, pill"
     expected = (
-        "complete: bottle; INCOMPLETE: pill (test good 1 of 26); RESIZED copies: bottle (512x512, official 900x900)"
+        "complete: bottle; INCOMPLETE: pill (test good 5 of 26); RESIZED copies: bottle (512x512, official 900x900)"
     )
     assert lines["Data"] == expected
     assert "no evidence against the paper" in lines["WARNING"]
