@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import PIL
 import torch
-from machine import cpu_name
+from machine import cpu_name, process_peak_mib
 from metrics_panel import timed
 from numpy.typing import NDArray
 from PIL import Image
@@ -145,14 +145,9 @@ def own_process(name: str, cache: Path, options: argparse.Namespace) -> float:
 
 def peak_mib(call: Callable[[], object]) -> float:
     """What the process grows by at most; Linux only."""
-
-    def highest() -> int:  # not `getrusage`, whose peak a process has from the one that started it
-        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1])
-
-    before = highest()
+    before = process_peak_mib()
     call()
-    return round((highest() - before) / 2**10, 1)
+    return round(process_peak_mib() - before, 1)
 
 
 if __name__ == "__main__":

@@ -43,5 +43,10 @@ def peak_mib() -> float:
     """The most memory in use so far: of the GPU where there is one, else of this process without its workers."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    return process_peak_mib()
+
+
+def process_peak_mib() -> float:
+    """Of this process without its workers; Linux only. Not `getrusage`, whose peak a process has from its parent."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 2**10
