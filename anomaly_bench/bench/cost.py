@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_bench import __version__
+from anomaly_bench.bench.processor import cpu_name
 from anomaly_bench.methods.base import DistillationMethod
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "scipy", "scikit-image", "opencv-python", "pillow")
 LATENCY_WARM_UP, LATENCY_CALLS, LATENCY_SECONDS = 3, (8, 50), 0.5  # calls not counted; fewest and most; then enough
 OPTIONAL = ("mamba-ssm", "segment-anything", "anomalib")
+STAND_INS = {"opencv-python": "opencv-python-headless"}  # the same package by another name
 
 
 def parameter_counts(method: DistillationMethod) -> dict[str, int]:
@@ -89,22 +91,26 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """`NVIDIA ...`, or the processor's own name with the number of threads."""
+    """`NVIDIA ...`, or the processor's own name with its bfloat16 units, where that is known, and the threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def provenance() -> dict[str, Any]:
     """Versions, and the commit where the package is run from a clone."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in PACKAGES}
     # Where it is installed, its kernel takes the place of our scan on a GPU.
     versions |= {name: importlib.metadata.version(name) for name in OPTIONAL if find_spec(name.replace("-", "_"))}
     versions |= {"python": platform.python_version(), "anomaly-bench": __version__}
     return {"versions": versions, "commit": commit()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(STAND_INS.get(package, package))
 
 
 def commit() -> str | None:

@@ -42,7 +42,8 @@ from anomaly_bench.metrics import NonFiniteError
 from anomaly_bench.weights import WeightsFile, build_student, build_teacher, check_network_name, require_weights
 
 CHECKPOINT, MAPS, CURVES = "student.safetensors", "maps.npz", "curves.csv"
-NO_MEMORY = ("not enough memory", "can't allocate memory")  # what PyTorch says without a GPU, as a RuntimeError
+# What PyTorch says without a GPU, and what CUDA and its libraries say by themselves: as a RuntimeError.
+NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
@@ -115,7 +116,10 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
     # A checkpoint holds Adam's two moments too, and is still there when the finished run is written.
     store.check_writable(student * (4 if places.conduct.keep == "all" else 3))
     origin = provenance()  # now: the code on disk may be edited while this trains
-    rests_on = evidence | {"versions": origin["versions"]} | ({"devices": devices} if devices > 1 else {})
+    # Masks and noise are drawn on the device, each kind from generators of its own.
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    rests_on = evidence | {"versions": origin["versions"], "device": accelerator.type if accelerator else "cpu"}
+    rests_on |= {"devices": devices} if devices > 1 else {}
     checkpoints = Checkpoints(store.checkpoint(spec.run_id), rests_on, places.conduct.checkpoint_seconds)
     with watch_run(places.conduct.onlookers, spec, places.results) as watch:
         follow = partial(prepare_share, spec, places, networks, checkpoints)

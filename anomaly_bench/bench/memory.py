@@ -23,7 +23,10 @@ FILES = {2: ("", "memory.max", "memory.current"), 1: ("memory", "memory.limit_in
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had on `device`: of a GPU its own, else the machine's, or less under a job's limit."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, total = torch.cuda.mem_get_info(device)
+        reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        share = int(total * torch.cuda.get_per_process_memory_fraction(device))  # a worker's, where several share it
+        return min(free, share - reserved) + reserved - allocated  # PyTorch keeps what was freed for the next to ask
     return min([_machine_memory(Path("/proc/meminfo")), *_group_memory(Path("/proc/self/cgroup"), CONTROL_GROUPS)])
 
 

@@ -98,7 +98,8 @@ def _running_in(precision: Precision, device: torch.device) -> Iterator[None]:
     if precision in HALF_PRECISION:
         contexts.append(torch.autocast(device.type, dtype=HALF_PRECISION[precision]))
     elif device.type == "cuda":
-        contexts.append(torch.backends.cudnn.flags(allow_tf32=False))
+        # By its own defaults this would switch cuDNN off altogether.
+        contexts.append(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
     with ExitStack() as running:
         for context in contexts:
             running.enter_context(context)

@@ -318,9 +318,10 @@ class AnomalyDataModule(lightning.LightningDataModule):
     def _to_device(self, pixels: Tensor) -> Tensor:
         """On the GPU where half of its free memory holds them; else they stay here and travel batch by batch."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        if device.type != "cuda":
             return pixels
-        return pixels.to(device)
+        share = torch.cuda.get_per_process_memory_fraction(device)  # less than 1 where workers share the GPU
+        return pixels.to(device) if pixels.nbytes <= torch.cuda.mem_get_info(device)[0] * share / 2 else pixels
 
 
 def is_complete(counts: Counts, official: Official, unofficial_files: list[Path] | None) -> bool | None:

@@ -104,13 +104,19 @@ def test_a_disk_that_is_full_of_a_checkpoint_is_named(here: Places, monkeypatch:
     assert not here.results.exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "of other versions"])
+@pytest.mark.parametrize("harm", ["cut", "of other versions", "of a GPU"])
 def test_a_checkpoint_that_cannot_be_used_is_said_and_training_starts_anew(
     harm: str, here: Places, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     left = half_trained("rd", here, monkeypatch)
     if harm == "cut":
         left.write_bytes(left.read_bytes()[:1000])
+    elif harm == "of a GPU":
+        saved = torch.load(left, weights_only=True)
+        [state] = [state for state in saved["callbacks"].values() if "origin" in state]
+        assert state["origin"]["device"] == "cpu"
+        state["origin"]["device"] = "cuda"
+        torch.save(saved, left)
     else:
         monkeypatch.setattr(
             "anomaly_bench.bench.execute.provenance", lambda: {"versions": {"torch": "1"}, "commit": None}
@@ -126,6 +132,7 @@ def test_a_checkpoint_that_cannot_be_used_is_said_and_training_starts_anew(
     [
         (RuntimeError("CUDA error: unspecified launch failure"), RuntimeError),
         (MemoryError("which another process had"), RunFailedError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), RunFailedError),
     ],
 )
 def test_a_training_that_failed_of_what_may_be_over_goes_on_from_its_checkpoint(

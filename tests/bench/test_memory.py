@@ -58,3 +58,24 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     memory.keep_freed_memory()
     memory.give_memory_back()
     memory._gnu_library.cache_clear()
+
+
+def test_a_gpu_s_free_memory_is_of_this_process_s_share_and_counts_what_pytorch_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = memory.torch.device("cuda", 0)
+
+    def is_of_cuda(free: int, share: float, reserved: int, allocated: int) -> int:
+        answers = {
+            "mem_get_info": (free, 1000),
+            "get_per_process_memory_fraction": share,
+            "memory_reserved": reserved,
+            "memory_allocated": allocated,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(memory.torch.cuda, name, lambda of, answer=answer: answer if of is device else None)
+        return memory.free_memory(device)
+
+    assert is_of_cuda(free=600, share=1.0, reserved=0, allocated=0) == 600
+    assert is_of_cuda(free=600, share=0.25, reserved=0, allocated=0) == 250
+    assert is_of_cuda(free=600, share=0.25, reserved=100, allocated=40) == 150 + 60
