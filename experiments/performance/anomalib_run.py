@@ -1,7 +1,7 @@
 """anomalib's ReverseDistillation on one folder: trains, evaluates and writes as its `Engine` does; for `train.py`.
 
-Run by an interpreter that has anomalib; imports nothing of this package. Its backbone is given and its weights are
-random; all that no argument names is anomalib's default.
+Run by an interpreter that has anomalib. Its backbone is given and its weights are random; all that no argument names is
+anomalib's default.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
             default_root_dir=results,
             max_epochs=options.epochs,
             precision=options.precision,
+            devices=1,
             enable_progress_bar=False,
         )
         engine.fit(model, data)

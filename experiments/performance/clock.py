@@ -1,11 +1,11 @@
-"""What every contender of `train.py` measures in its own process; imports nothing of the package."""
+"""What every contender of `train.py` measures in its own process; imports nothing of the package that takes time."""
 
 from __future__ import annotations
 
 import json
 import time
 
-from machine import hardware, peak_mib, synchronise
+from machine import hardware, peak_mib, precision_used, synchronise
 
 
 class EpochClock:
@@ -38,7 +38,7 @@ class EpochClock:
         seconds = sum(self.seconds[1:]) / len(self.seconds[1:])
         measured = {
             "batch": self.batch,
-            "precision": self.precision,
+            "precision": precision_used(self.precision),
             "images_per_second": self.images / seconds,
             "step_seconds": seconds / self.steps,
             "first_epoch_seconds": self.seconds[0],

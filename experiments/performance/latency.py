@@ -81,6 +81,7 @@ def detect(
 ) -> object:
     """Anomaly scores (N,) of uint8 images (N, 3, H, W)."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
+    torch.backends.cudnn.allow_tf32 = mixed or not channels_last  # ours in float32 has none; plain is PyTorch's default
     floats = unit_range(images.to(method.device)).contiguous(memory_format=memory)
     with torch.autocast(method.device.type, torch.bfloat16, enabled=mixed):
         stages = method.stage_maps(floats)

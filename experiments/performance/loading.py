@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 import PIL
 import torch
-from machine import cpu_name, process_peak_mib
+from machine import process_peak_mib
 from metrics_panel import timed
 from numpy.typing import NDArray
 from PIL import Image
 from rows import publish
 
 from anomaly_bench.bench.catalog import load_dataset
+from anomaly_bench.bench.processor import cpu_name
 from anomaly_bench.data.base import AnomalyDataModule
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]

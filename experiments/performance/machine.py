@@ -1,13 +1,17 @@
-"""The machine that a script measures: what it is, and when it is done. Imports nothing of the package."""
+"""The machine that a script measures: what it is, and when it is done. Imports nothing that takes time."""
 
 from __future__ import annotations
 
-import platform
-import re
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from anomaly_bench.bench.processor import bfloat16_units, cpu_name
+
+# cuBLAS reads it when it starts, and has no deterministic kernels without it; Lightning sets it for a run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def device() -> torch.device:
@@ -21,16 +25,17 @@ def hardware() -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def cpu_name() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.machine()
-
-
 def device_slug() -> str:
-    """`cpu`, or such as `nvidia-h200`."""
-    return torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
+    """Such as `nvidia-h200`, or `cpu`, with its bfloat16 units where it has some: `cpu-amx`."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return "-".join(filter(None, ["cpu", (bfloat16_units() or "").lower()]))
+
+
+def precision_used(precision: str) -> str:
+    """The precision asked for, and that a GPU's convolutions round their inputs to TF32 where PyTorch was left to."""
+    rounds = precision == "32-true" and torch.cuda.is_available() and torch.backends.cudnn.allow_tf32
+    return f"{precision}, TF32 convolutions" if rounds else precision
 
 
 def synchronise() -> None:

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from machine import cpu_name
 from numpy.typing import NDArray
 from reference_metrics import reference_panel
 from rows import publish
 from scipy.ndimage import gaussian_filter
 
+from anomaly_bench.bench.processor import cpu_name
 from anomaly_bench.metrics import anomaly_panel
 
 TOLERANCE = 1e-9

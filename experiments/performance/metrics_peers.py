@@ -21,10 +21,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from machine import cpu_name
 from metrics_panel import Data, synthetic_evaluation, timed
 from rows import publish
 
+from anomaly_bench.bench.processor import cpu_name
 from anomaly_bench.metrics import anomaly_panel
 
 KEYS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")

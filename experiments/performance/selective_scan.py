@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import cpu_name
 from metrics_panel import timed
 from rows import publish
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from anomaly_bench.bench.processor import cpu_name
 from anomaly_bench.layers.selective_scan import selective_scan
 
 TOLERANCE = 1e-4

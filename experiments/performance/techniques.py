@@ -2,9 +2,10 @@
 
 One step (features, loss, backward, optimiser) of one method on random images that are in memory already, in one
 process, all variants in turn, so that what else the machine does falls on all alike. `alone` is a technique on top of
-the plain step (true float32, contiguous memory, the teacher in every step, PyTorch's default Adam, whatever kernels
-are fastest); `without` is the product's step with that one technique taken away; `with` is one added that the product
-leaves out. The losses of the first steps are compared with the product's: equal to the bit, or by how much they differ.
+the plain step (true float32, contiguous memory, the teacher in every step, PyTorch's default Adam, kernels free to
+differ from call to call); `without` is the product's step with that one technique taken away; `with` is one added that
+the product leaves out. The losses of the first steps are compared with the product's: equal to the bit, or by how much
+they differ.
 """
 
 from __future__ import annotations

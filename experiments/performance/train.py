@@ -30,7 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import device_slug
+from machine import device, device_slug
 from rows import Row, publish
 
 from anomaly_bench.bench.catalog import load_dataset
@@ -57,7 +57,7 @@ ANOMALIB = {
 
 def main() -> int:
     """Measure, print a line for each contender, write the CSV; 1 if one failed."""
-    gpu = device_slug() != "cpu"
+    gpu = device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("ANOMALY_BENCH_DATA", "datasets")))
     parser.add_argument("--dataset", default="synthetic", help="one in MVTec AD's layout")
@@ -119,7 +119,8 @@ def measure(names: list[str], root: Path, options: argparse.Namespace) -> dict[s
         first = repeat % len(turns)  # another one each time, for a machine grows warm
         for name in turns[first:] + turns[:first]:
             start = time.perf_counter()
-            done = subprocess.run(command(name, root, options), stdout=subprocess.PIPE, check=False, text=True)
+            words, variables = command(name, root, options), environment(name)
+            done = subprocess.run(words, env=variables, stdout=subprocess.PIPE, check=False, text=True)
             seconds = time.perf_counter() - start
             if done.returncode == 0:
                 reports[name].append({**json.loads(done.stdout.splitlines()[-1]), "whole_run_seconds": seconds})
@@ -146,6 +147,14 @@ def command(name: str, root: Path, options: argparse.Namespace) -> list[str]:
         return [options.anomalib_python, str(HERE / "anomalib_run.py"), *common, backbone, *ANOMALIB[name]]
     own = [f"--method={options.method}", f"--teacher={options.teacher}"]
     return [sys.executable, str(HERE / "contenders.py"), *OURS[name], *common, *own]
+
+
+def environment(name: str) -> dict[str, str]:
+    """Its variables: anomalib's interpreter finds this package too, for the machine's name; ours and the bare step have
+    the command line's way of waiting."""
+    path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+    return (waiting if name.startswith(("ours", "bare")) else {}) | dict(os.environ) | {"PYTHONPATH": path}
 
 
 def row(name: str, reports: dict[str, list[Row]], options: argparse.Namespace) -> Row:
