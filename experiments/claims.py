@@ -1,11 +1,14 @@
-"""What every variant measured in `results/runs` gains over RD, and over its own method at its defaults.
+"""What every variant measured in `results/runs` gains over RD, its own method at its defaults, itself less one setting.
 
-A pair is two runs of one category with one seed on the same files, with the same teacher, image size and as many
-epochs; all else is each method's own, learning rate and loss among it. `..._by_seed` are image AUROCs in percent, mean
-over the categories. Differences are in points, variant minus reference. `low` and `high` are the 95 % interval of the
-image AUROC's, from resampled test images and, where there are several, seeds (`anomaly_bench.tables.paired`); one or
-two seeds show too little of what seeds do, whatever the interval. Data that are incomplete or unverified are left out.
-There is a line for each category, and one for all that both sides have.
+A pair is two runs of one category with one seed on the same files, with the same teacher and image size and as many
+epochs; all else is each method's own, learning rate and loss among it. Against RD there is a line with fewer epochs too
+(`rd epochs=30`), where there are such runs: a method may gain by RD's losing. `..._by_seed` are image AUROCs in percent
+or differences in points, mean over the categories. Differences are variant minus reference. `low` and `high` are the
+95 % interval of the image AUROC's, from resampled test images and, where there are several, seeds
+(`anomaly_bench.tables.paired`); a few seeds show too little of what seeds do, whatever the interval, and of many
+intervals some exclude zero by chance. There is a line for each category, and one for all complete ones that both sides
+have; `complete` is False for data with files missing, which have pixel metrics alone if too few images are left, and
+empty where nothing official says what complete is.
 
 `make claims` writes results/claims.csv.
 """
@@ -25,6 +28,7 @@ from typing import Any, NamedTuple
 from anomaly_bench.bench.resolve import own_protocol
 from anomaly_bench.bench.spec import as_set
 from anomaly_bench.bench.store import Record, Store
+from anomaly_bench.tables.measures import MissingError, require_images
 from anomaly_bench.tables.paired import paired_interval
 from anomaly_bench.tables.scores import Scores, read_scores
 
@@ -45,7 +49,7 @@ class Variant(NamedTuple):
     teacher: str
     student: str
     method: str
-    settings: str
+    settings: tuple[str, ...]
 
 
 class Place(NamedTuple):
@@ -58,6 +62,7 @@ class Place(NamedTuple):
 
 
 Runs = dict[Variant, dict[Place, Record]]
+Pairs = list[list[tuple[Record, Record]]]  # variant and reference, by category and then by seed
 
 
 def main() -> int:
@@ -82,38 +87,46 @@ def compare_all(store: Store) -> Iterator[dict[str, Any]]:
     """One row for each variant, reference and set of categories."""
     runs: Runs = {}
     for record in store:
-        if isinstance(record, Record) and record.evidence["data"]["complete"]:
+        if isinstance(record, Record):
             runs.setdefault(variant_of(record), {})[place_of(record)] = record
     for variant in sorted(runs):
-        baseline = variant._replace(method=BASELINE, student="", settings="")
-        for reference in dict.fromkeys((baseline, variant._replace(settings=""))):
-            if reference != variant:
-                yield from compare(variant, reference, runs, store)
+        for reference in references(variant, runs):
+            yield from compare(variant, reference, runs, store)
+
+
+def references(variant: Variant, runs: Runs) -> list[Variant]:
+    """RD alike, RD with fewer epochs, the method at its defaults, and the variant with one setting fewer."""
+    baseline = variant._replace(method=BASELINE, student="", settings=())
+    shorter = [other for other in sorted(runs) if other._replace(epochs=variant.epochs) == baseline]
+    shorter = [other for other in shorter if other.epochs < variant.epochs]
+    own = variant._replace(settings=())
+    fewer = [variant._replace(settings=tuple(w for w in variant.settings if w != word)) for word in variant.settings]
+    return [one for one in dict.fromkeys((baseline, *shorter, own, *fewer)) if one != variant]
 
 
 def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> Iterator[dict[str, Any]]:
-    """Each category that both have, then all of them over the seeds that none lacks."""
+    """Each category that both have, then all complete ones over the seeds that none lacks."""
     common = sorted(runs[variant].keys() & runs.get(reference, {}).keys())
-    names = sorted({place.category for place in common})
-    for categories in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
+    complete = {place.category: runs[variant][place].evidence["data"]["complete"] for place in common}
+    whole = [name for name in complete if complete[name] is not False]
+    for categories in [*([name] for name in complete), *([whole] if len(whole) > 1 else [])]:
         by_category = {name: {place.seed: place for place in common if place.category == name} for name in categories}
         seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_category.values())))
         if not seeds:
             continue
         places = [[by_seed[seed] for seed in seeds] for by_seed in by_category.values()]
         pairs = [[(runs[variant][place], runs[reference][place]) for place in by_seed] for by_seed in places]
-        interval = paired_interval([[(scores(a, store), scores(b, store)) for a, b in by_seed] for by_seed in pairs])
+        epochs = f"epochs={reference.epochs}" if reference.epochs != variant.epochs else ""
         yield {
             **variant._asdict(),
-            "against": " ".join(part for part in (reference.method, reference.settings) if part),
+            "settings": " ".join(variant.settings),
+            "against": " ".join(filter(None, (reference.method, *reference.settings, epochs))),
             "categories": " ".join(categories),
+            "complete": complete[categories[0]],
             "seeds": " ".join(map(str, seeds)),
-            "image_auroc_by_seed": by_seed_percent([[a for a, _ in by_seed] for by_seed in pairs]),
-            "against_by_seed": by_seed_percent([[b for _, b in by_seed] for by_seed in pairs]),
-            "image_auroc_points": points(interval.difference),
-            "low": points(interval.low),
-            "high": points(interval.high),
-            **{f"{metric}_points": mean_gain(pairs, metric) for metric in ("pixel_auroc", "aupro")},
+            **image_gain(pairs, store),
+            **pixel_gain(pairs, "pixel_auroc"),
+            **pixel_gain(pairs, "aupro"),
         }
 
 
@@ -123,7 +136,7 @@ def variant_of(record: Record) -> Variant:
     changed = {
         name: getattr(spec.protocol, name) for name in used if getattr(spec.protocol, name) != getattr(own, name)
     }
-    settings = " ".join(f"{name}={as_set(value)}" for name, value in (*spec.options, *changed.items()))
+    settings = tuple(f"{name}={as_set(value)}" for name, value in (*spec.options, *changed.items()))
     protocol, student = spec.protocol, spec.protocol.networks.get("student", "")
     return Variant(spec.dataset, protocol.image_size, protocol.epochs, protocol.teacher, student, spec.method, settings)
 
@@ -148,23 +161,41 @@ def _read(store: Store, run_id: str, eval_id: str) -> Scores:
     return read_scores(text)
 
 
-def mean_gain(pairs: list[list[tuple[Record, Record]]], metric: str) -> str:
-    """In points, over categories and seeds; empty where there are no masks to measure it with."""
-    values = [[(a.metrics[metric], b.metrics[metric]) for a, b in by_seed] for by_seed in pairs]
-    gains = [[a - b for a, b in by_seed if a is not None and b is not None] for by_seed in values]
-    return points(statistics.fmean(map(statistics.fmean, gains))) if all(gains) else ""
+def image_gain(pairs: Pairs, store: Store) -> dict[str, str]:
+    """Both sides' image AUROC, their difference and its interval; empty where there are too few images for it."""
+    both = [by_seed(pairs, "image_auroc", side) for side in (0, 1)]
+    columns = dict.fromkeys(("image_auroc_by_seed", "against_by_seed", "image_auroc_points", "low", "high"), "")
+    if not all(both):
+        return columns
+    interval = paired_interval([[(scores(a, store), scores(b, store)) for a, b in category] for category in pairs])
+    told = [" ".join(f"{100 * value:.2f}" for value in values) for values in both]
+    told += [points(value) for value in (interval.difference, interval.low, interval.high)]
+    return dict(zip(columns, told, strict=True))
 
 
-def by_seed_percent(records: list[list[Record]]) -> str:
-    """Image AUROC, mean over the categories, seed after seed."""
-    same_seed = zip(*records, strict=True)
-    return " ".join(f"{100 * statistics.fmean(map(image_auroc, same)):.2f}" for same in same_seed)
+def pixel_gain(pairs: Pairs, metric: str) -> dict[str, str]:
+    """The difference and each seed's; empty where there are no masks to measure it with."""
+    sides = zip(by_seed(pairs, metric, 0), by_seed(pairs, metric, 1), strict=True)
+    gains = [ours - theirs for ours, theirs in sides]
+    told = (points(statistics.fmean(gains)) if gains else "", " ".join(map(points, gains)))
+    return dict(zip((f"{metric}_points", f"{metric}_points_by_seed"), told, strict=True))
 
 
-def image_auroc(record: Record) -> float:
-    value = record.metrics["image_auroc"]
-    assert value is not None  # complete data have images of both kinds
-    return value
+def by_seed(pairs: Pairs, metric: str, side: int) -> list[float]:
+    """One side's metric, mean over the categories, seed after seed; nothing where a record lacks it."""
+    found = [[value_of(pair[side], metric) for pair in same] for same in zip(*pairs, strict=True)]
+    known = [[value for value in same if value is not None] for same in found]
+    return list(map(statistics.fmean, known)) if known == found else []
+
+
+def value_of(record: Record, metric: str) -> float | None:
+    """A metric as tables show it: none of images where next to no test images are there."""
+    try:
+        if metric == "image_auroc":
+            require_images(record)
+    except MissingError:
+        return None
+    return record.metrics[metric]
 
 
 def points(fraction: float) -> str:

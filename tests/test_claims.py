@@ -6,12 +6,15 @@ import csv
 import dataclasses
 import re
 import statistics
+import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anomaly_bench.bench.profiles import PROFILES
+from anomaly_bench.bench.profiles import PROFILES, load_profile
+from anomaly_bench.bench.resolve import parse_settings, resolve
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.tables.paired import paired_interval
 from anomaly_bench.tables.scores import read_scores
@@ -78,6 +81,43 @@ def test_an_ablation_is_held_against_rd_and_against_its_own_method(tmp_path: Pat
     ]
 
 
+def test_a_variant_of_two_settings_is_held_against_each_of_them_alone(tmp_path: Path) -> None:
+    settings: list[dict[str, str]] = [{}, {"fmm": "false"}, {"loss_form": "global"}]
+    fewer = [made_record("pill", method="fmm_scsatt", **one) for one in settings]
+    rows = compared(tmp_path, *fewer, made_record("pill", method="fmm_scsatt", fmm="false", loss_form="global"))
+    assert [row["against"] for row in rows if row["settings"] == "fmm=false loss_form=global"] == [
+        "fmm_scsatt",
+        "fmm_scsatt loss_form=global",
+        "fmm_scsatt fmm=false",
+    ]
+
+
+def test_a_long_training_is_held_against_rd_s_short_one_and_not_the_other_way_round(tmp_path: Path) -> None:
+    long, short = ({"epochs": str(epochs)} for epochs in (40, 30))
+    rd = [made_record("pill", **epochs) for epochs in (long, short)]
+    rows = compared(tmp_path, *rd, *(made_record("pill", method="fmm_scsatt", **epochs) for epochs in (long, short)))
+    assert [(row["method"], row["epochs"], row["against"]) for row in rows] == [
+        ("fmm_scsatt", 30, "rd"),
+        ("fmm_scsatt", 40, "rd"),
+        ("fmm_scsatt", 40, "rd epochs=30"),
+        ("rd", 40, "rd epochs=30"),
+    ]
+
+
+def test_data_with_next_to_no_good_images_have_pixel_metrics_alone_and_are_in_no_mean(tmp_path: Path) -> None:
+    """As toothbrush with 1 of its 12 good test images."""
+    records = [made_record(name, method=method) for name in ("bottle", "pill") for method in ("rd", "fmm_scsatt")]
+    counts = {"train": 60, "test_good": 12, "test_defective": 30, "masks": 30}
+    cut = {"complete": False, "counts": counts | {"test_good": 1}, "official_counts": counts}
+    few = [with_data(made_record("toothbrush", method=method), **cut) for method in ("rd", "fmm_scsatt")]
+    rows = {row["categories"]: row for row in compared(tmp_path, *records, *few)}
+    assert list(rows) == ["bottle", "pill", "toothbrush", "bottle pill"]
+    toothbrush = rows["toothbrush"]
+    assert [row["complete"] for row in rows.values()] == [True, True, False, True]
+    assert [toothbrush[name] for name in ("image_auroc_by_seed", "image_auroc_points", "low")] == ["", "", ""]
+    assert (toothbrush["pixel_auroc_points"], toothbrush["pixel_auroc_points_by_seed"]) == ("+20.00", "+20.00")
+
+
 def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path: Path) -> None:
     """AST-MFR's student in `lite`; CIFAR-10's images of 32x32, which have no masks either."""
     ablation = made_record("pill", method="ast_mfr", mask_rate="0.3")
@@ -98,11 +138,10 @@ def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path
         made_record("bottle", PROFILES["lite"], epochs="31"),
         made_record("bottle", PROFILES["paper"]),
         with_data(made_record("bottle"), manifest_sha256="01"),
-        with_data(made_record("bottle"), complete=False),
         made_record("bottle", seed=1),
         made_record("cable"),
     ],
-    ids=["epochs", "teacher", "files", "incomplete", "seed", "category"],
+    ids=["epochs", "teacher", "files", "seed", "category"],
 )
 def test_what_differs_in_more_than_the_method_is_no_pair(other: Record, tmp_path: Path) -> None:
     assert compared(tmp_path, made_record("bottle", method="fmm_scsatt"), other) == []
@@ -123,3 +162,25 @@ def test_every_interval_in_the_readme_is_one_of_the_claims() -> None:
     said = re.findall(rf"({number}) \[({number}), ({number})\]", (RESULTS / "README.md").read_text())
     assert said
     assert set(said) <= known
+
+
+def test_the_commands_that_fill_the_claims_are_understood() -> None:
+    """By the shell, which is asked what it would run, and by the methods."""
+    text = (RESULTS / "README.md").read_text()
+    block = text[text.index("    seed=0 category=") : text.index("And these the tables at 30 epochs")]
+    script = textwrap.dedent(block).replace(".venv/bin/anomaly-bench", "echo")
+    said = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True).stdout
+    asked = [line.split() for line in said.splitlines()]
+    specs = {
+        resolve(
+            words[words.index("--method") + 1],
+            "mvtec",
+            "pill",
+            load_profile("paper"),
+            settings=parse_settings(words[words.index("--set") + 1 :]),
+        )[0]
+        for words in asked
+    }
+    assert len(specs) == len(asked) > 30
+    assert {spec.method for spec in specs} == {"rd", "fmm_scsatt", "ast_mfr", "variance_rd", "dlkd"}
+    assert {(spec.protocol.teacher, spec.protocol.epochs) for spec in specs} == {("resnet18.tv_in1k", 200)}

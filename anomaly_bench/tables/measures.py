@@ -59,11 +59,11 @@ def _metric(name: str, record: Record, evaluation: EvalSpec, _: ScoresOf) -> flo
 
 
 def _image_metric(name: str, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
-    _require_images(record)
+    require_images(record)
     return _metric(name, record, evaluation, scores_of)
 
 
-def _require_images(record: Record) -> None:
+def require_images(record: Record) -> None:
     """Raises MissingError where next to no test images are there; their pixels are many all the same."""
     data = record.evidence["data"]
     if data["complete"] is False:
@@ -85,7 +85,7 @@ def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:
 
 
 def _of_size(size: Size, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
-    _require_images(record)
+    require_images(record)
     _evaluated(record, evaluation)
     scores = scores_of(record, evaluation)
     if scores is None:
