@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ class Cell:
         seeds: seeds that are in, of `seeds_planned`.
         seeds_left_out: those that only some of the categories have.
         categories: categories that are in, of `categories_planned`.
+        categories_left_out: those that were measured and that another partial mean of the same metric lacks.
         printed_over_same: the mean of what the paper prints for just these categories.
         difference: measured minus printed, over the same categories; None where nothing fair can be said.
         reason: why nothing is measured.
@@ -54,6 +56,7 @@ class Cell:
     seeds_left_out: tuple[int, ...] = ()
     categories: tuple[str, ...] = ()
     categories_planned: int = 0
+    categories_left_out: tuple[str, ...] = ()
     printed_over_same: float | None = None
     difference: float | None = None
     reason: str = ""
@@ -100,6 +103,9 @@ class BuiltTable:
 def build_table(table: TableSpec, profile: Profile, index: Index, printed: PrintedTable, data_root: Path) -> BuiltTable:
     """Fill every cell with what the paper prints and what the records say.
 
+    Means over some of the categories are of those that all such means of one metric have, if any, so that the rows of
+    a half-measured ablation can be compared; a mean over all categories stays one.
+
     Args:
         table: the table, already on the profile's data set.
         profile: the profile.
@@ -109,11 +115,27 @@ def build_table(table: TableSpec, profile: Profile, index: Index, printed: Print
     """
     context = _Context(table, profile, index, printed, data_root)
     cells = {(row.name, column.name): context.cell(row, column) for row in table.rows for column in table.columns}
+    for row, column, shared in list(_to_cut_down(cells, context)):
+        cells[row.name, column.name] = context.cell(row, column, only=shared)
     rows = [
         [_against_reference(cells[row.name, column.name], row, column, cells, index) for column in table.columns]
         for row in table.rows
     ]
     return BuiltTable(table, profile, rows)
+
+
+def _to_cut_down(
+    cells: Mapping[tuple[str, str], Cell], context: _Context
+) -> Iterator[tuple[Line, Line, frozenset[str]]]:
+    """Cells that are means over some of the categories, and those of them that all such means of one metric share."""
+    partial: dict[tuple[object, ...], list[tuple[Line, Line, set[str]]]] = {}
+    for row, column in itertools.product(context.table.rows, context.table.columns):
+        cell = cells[row.name, column.name]
+        if 0 < len(cell.categories) < cell.categories_planned:
+            partial.setdefault(context.kind(row, column), []).append((row, column, set(cell.categories)))
+    for alike in partial.values():
+        shared = frozenset(set.intersection(*(categories for _, _, categories in alike)))
+        yield from ((row, column, shared) for row, column, own in alike if shared and shared != own)
 
 
 def _against_reference(cell: Cell, row: Line, column: Line, cells: dict[tuple[str, str], Cell], index: Index) -> Cell:
@@ -138,7 +160,13 @@ class _Context:
     printed: PrintedTable
     data_root: Path
 
-    def cell(self, row: Line, column: Line) -> Cell:
+    def kind(self, row: Line, column: Line) -> tuple[object, ...]:
+        """Alike for cells that are means of one metric over the same categories."""
+        query = self.table.query(row, column)
+        return query.metric, query.partner is None, query.dataset, query.categories
+
+    def cell(self, row: Line, column: Line, only: frozenset[str] = frozenset()) -> Cell:
+        """One cell; of the categories `only`, if any are given."""
         query = self.table.query(row, column)
         cell = Cell(printed=self.printed.get((row.printed, column.printed), NOTHING))
         if not query.measurable:
@@ -155,7 +183,7 @@ class _Context:
             partners = self._runs(query.partner) if query.partner else None
         except LeftOutError as left_out:
             return replace(cell, reason=str(left_out))
-        filled = _fill(cell, query, runs, partners, self.index)
+        filled = _fill(cell, query, runs, partners, self.index, only)
         return filled if filled.measured is None else self._compared(filled, row, column)
 
     def _runs(self, query: Query) -> list[PlannedRun]:
@@ -193,15 +221,25 @@ class _Context:
 
 
 def _fill(
-    cell: Cell, query: Query, runs: Sequence[PlannedRun], partners: Sequence[PlannedRun] | None, index: Index
+    cell: Cell,
+    query: Query,
+    runs: Sequence[PlannedRun],
+    partners: Sequence[PlannedRun] | None,
+    index: Index,
+    only: frozenset[str],
 ) -> Cell:
     """With what the runs of a cell measured, category by category and seed by seed; or the reason for nothing."""
     values: dict[str, BySeed] = {}
     records: list[Record] = []
+    left_out: list[str] = []
     planned, reasons = len(runs), dict[str, None]()
     for position, run in enumerate(runs):
         try:
-            values[run.spec.category], used = _values(run, partners[position] if partners else None, query, index)
+            found, used = _values(run, partners[position] if partners else None, query, index)
+            if only and run.spec.category not in only:
+                left_out.append(run.spec.category)
+                continue
+            values[run.spec.category] = found
             records += used
         except MissingError as missing:
             planned -= missing.no_such_thing
@@ -210,6 +248,7 @@ def _fill(
         cell,
         categories=tuple(values),
         categories_planned=planned,
+        categories_left_out=tuple(left_out),
         caveat=_caveat(records, {run.spec.protocol.batch_size for run in (*runs, *(partners or ()))}),
         records=tuple(records),
         evaluation=runs[0].evaluation,

@@ -9,7 +9,7 @@ from anomaly_bench.bench.resolve import NETWORKS, SAME, own_protocol
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable, Cell
-from anomaly_bench.tables.measures import MEASURES, RELATIVE
+from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure
 from anomaly_bench.tables.peers import peer_versions
 from anomaly_bench.tables.spec import ALL
 
@@ -202,9 +202,10 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
 
 
 def _mixes_categories(built: BuiltTable) -> bool:
-    """Whether cells that ask for the same number of categories, as the rows of an ablation do, have different ones."""
-    measured: dict[int, set[tuple[str, ...]]] = {}
+    """Whether cells that ask one metric of the same number of categories, as the rows of an ablation do, have different
+    ones."""
+    measured: dict[tuple[int, Measure | None], set[tuple[str, ...]]] = {}
     for cell in (cell for row in built.cells for cell in row):
         if cell.categories and cell.categories_planned > 1:
-            measured.setdefault(cell.categories_planned, set()).add(cell.categories)
+            measured.setdefault((cell.categories_planned, cell.measure), set()).add(cell.categories)
     return any(len(sets) > 1 for sets in measured.values())

@@ -209,10 +209,32 @@ def test_means_over_different_categories_are_a_warning() -> None:
     def warnings(*records: Record) -> str:
         return header(list(records))["WARNING"]
 
-    ours = [made_record(category, method="fmm_scsatt") for category in ("bottle", "pill")]
+    ours = [made_record(category, method="fmm_scsatt") for category in CATEGORIES]
+    pill = ours[CATEGORIES.index("pill")]
+    assert "different categories" in warnings(BOTTLE, pill)
     assert "different categories" in warnings(BOTTLE, *ours)
-    assert "different categories" not in warnings(BOTTLE, made_record("pill"), *ours)
+    assert "different categories" not in warnings(BOTTLE, made_record("pill"), pill)
     assert "different categories" not in warnings(*ours)  # a column without any number is not compared
+
+
+def test_partial_means_are_cut_down_to_the_categories_that_they_share() -> None:
+    def means(*records: Record) -> dict[str, Cell]:
+        built = build_table(load_table(NAME), PROFILES["lite"], Index.of(list(records)), load_printed(NAME), Path())
+        row = [row.name for row in built.spec.rows].index("Mean")
+        return {column.name: cell for column, cell in zip(built.spec.columns, built.cells[row], strict=True)}
+
+    ours = [made_record(category, method="fmm_scsatt") for category in CATEGORIES]
+    bottle, pill = ours[CATEGORIES.index("bottle")], ours[CATEGORIES.index("pill")]
+    cells = means(BOTTLE, bottle, pill)
+    rd, fmm = cells["RD"], cells["Ours"]
+    assert (rd.categories, rd.categories_left_out) == (("bottle",), ())
+    assert (fmm.categories, fmm.categories_left_out, fmm.categories_planned) == (("bottle",), ("pill",), 15)
+    assert fmm.records == (bottle,)
+    assert fmm.measured == pytest.approx(100 * (bottle.metrics["image_auroc"] or 0))
+    assert fmm.printed_over_same is not None
+    assert "pill left out, which others to be compared lack" in _remarks(fmm)
+    assert means(BOTTLE, pill)["Ours"].categories == ("pill",)  # nothing shared: the warning has to do
+    assert means(BOTTLE, *ours)["Ours"].categories == tuple(CATEGORIES)  # a mean over all of them stays one
 
 
 def test_times_of_several_devices_in_one_cell_are_a_warning() -> None:

@@ -49,6 +49,7 @@ def shortfalls(cell: Cell) -> list[str]:
         f"{len(cell.categories)} of {cell.categories_planned} categories": (
             len(cell.categories) < cell.categories_planned
         ),
+        f"without {', '.join(cell.categories_left_out)}, which others lack": bool(cell.categories_left_out),
     }
     return [text for text, holds in found.items() if holds]
 
