@@ -43,7 +43,7 @@ def test_emulated_bfloat16_is_said_once(
     train._say_if_emulated()
     train._say_if_emulated()
     train._say_if_emulated.cache_clear()
-    assert capsys.readouterr().err.count("emulates bfloat16: `run --set precision=32-true`") == times
+    assert capsys.readouterr().err.count("emulates bfloat16: in float32 it trains") == times
 
 
 def test_opencv_without_windows_is_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
