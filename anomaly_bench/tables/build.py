@@ -103,8 +103,8 @@ class BuiltTable:
 def build_table(table: TableSpec, profile: Profile, index: Index, printed: PrintedTable, data_root: Path) -> BuiltTable:
     """Fill every cell with what the paper prints and what the records say.
 
-    Means over some of the categories are of those that all such means of one metric have, if any, so that the rows of
-    a half-measured ablation can be compared; a mean over all categories stays one.
+    Means over some of the categories are cut down to those that such means of one metric share, so that the rows of a
+    half-measured ablation can be compared; a mean over all categories stays one.
 
     Args:
         table: the table, already on the profile's data set.
@@ -127,15 +127,32 @@ def build_table(table: TableSpec, profile: Profile, index: Index, printed: Print
 def _to_cut_down(
     cells: Mapping[tuple[str, str], Cell], context: _Context
 ) -> Iterator[tuple[Line, Line, frozenset[str]]]:
-    """Cells that are means over some of the categories, and those of them that all such means of one metric share."""
-    partial: dict[tuple[object, ...], list[tuple[Line, Line, set[str]]]] = {}
+    """Cells that are means over some of the categories, and those of them that they are to be over."""
+    partial: dict[tuple[object, ...], list[tuple[Line, Line, frozenset[str]]]] = {}
     for row, column in itertools.product(context.table.rows, context.table.columns):
         cell = cells[row.name, column.name]
         if 0 < len(cell.categories) < cell.categories_planned:
-            partial.setdefault(context.kind(row, column), []).append((row, column, set(cell.categories)))
+            partial.setdefault(context.kind(row, column), []).append((row, column, frozenset(cell.categories)))
     for alike in partial.values():
-        shared = frozenset(set.intersection(*(categories for _, _, categories in alike)))
-        yield from ((row, column, shared) for row, column, own in alike if shared and shared != own)
+        shared = _shared_by_most([categories for _, _, categories in alike])
+        yield from ((row, column, shared) for row, column, own in alike if shared < own)
+
+
+def _shared_by_most(sets: Sequence[frozenset[str]]) -> frozenset[str]:
+    """The categories that most cells have: they, times the square of how many cells have them all, are the most.
+
+    The square is for the pairs in which cells are compared; that it is weighed against categories keeps a cell that has
+    just begun from cutting all others down to its first one.
+    """
+    candidates = set(sets)
+    for one in sets:
+        candidates |= {one & other for other in candidates}
+
+    def compared(shared: frozenset[str]) -> tuple[int, int, list[str]]:
+        cells = sum(shared <= own for own in sets)
+        return len(shared) * cells**2, cells, sorted(shared)
+
+    return max(candidates, key=compared)
 
 
 def _against_reference(cell: Cell, row: Line, column: Line, cells: dict[tuple[str, str], Cell], index: Index) -> Cell:

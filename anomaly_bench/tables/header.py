@@ -108,7 +108,8 @@ def _categories(built: BuiltTable) -> str:
     lines = (*built.spec.rows, *built.spec.columns)
     named = {line.query.categories for line in lines if len(line.query.categories) == 1} - {(ALL,)}
     every = max([len(named), *(cell.categories_planned for row in built.cells for cell in row)])
-    return f"{len(singles)} of {every} measured: {', '.join(sorted(singles))}"
+    cut = any(cell.categories_left_out for row in built.cells for cell in row)
+    return f"{len(singles)} of {every} {'shown' if cut else 'measured'}: {', '.join(sorted(singles))}"
 
 
 def _data(records: list[Record]) -> str:

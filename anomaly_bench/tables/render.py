@@ -96,10 +96,10 @@ def _remarks(cell: Cell) -> list[str]:
     if len(cell.categories) < cell.categories_planned:
         count = f"{len(cell.categories)} of {cell.categories_planned} categories"
         remarks.append(f"mean over {count} ({', '.join(cell.categories)})")
-        if cell.categories_left_out:
-            remarks.append(f"{', '.join(cell.categories_left_out)} left out, which others to be compared lack")
         if cell.printed_over_same is not None:
             remarks.append(f"the paper's own mean over these is {cell.printed_over_same:.2f}")
+        if cell.categories_left_out:
+            remarks.append(f"without {', '.join(cell.categories_left_out)}, which others to be compared lack")
     return remarks
 
 

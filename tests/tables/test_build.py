@@ -232,7 +232,9 @@ def test_partial_means_are_cut_down_to_the_categories_that_they_share() -> None:
     assert fmm.records == (bottle,)
     assert fmm.measured == pytest.approx(100 * (bottle.metrics["image_auroc"] or 0))
     assert fmm.printed_over_same is not None
-    assert "pill left out, which others to be compared lack" in _remarks(fmm)
+    assert "without pill, which others to be compared lack" in _remarks(fmm)
+    most = [made_record(category) for category in CATEGORIES if category != "zipper"]
+    assert len(means(*most, bottle, pill)["RD"].categories) == 14  # one row that has just begun does not cut all down
     assert means(BOTTLE, pill)["Ours"].categories == ("pill",)  # nothing shared: the warning has to do
     assert means(BOTTLE, *ours)["Ours"].categories == tuple(CATEGORIES)  # a mean over all of them stays one
 
