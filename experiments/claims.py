@@ -1,14 +1,14 @@
 """What every variant measured in `results/runs` gains over RD, its own method at its defaults, itself less one setting.
 
-A pair is two runs of one category with one seed on the same files, with the same teacher and image size and as many
-epochs; all else is each method's own, learning rate and loss among it. Against RD there is a line with fewer epochs too
-(`rd epochs=30`), where there are such runs: a method may gain by RD's losing. `..._by_seed` are image AUROCs in percent
-or differences in points, mean over the categories. Differences are variant minus reference. `low` and `high` are the
-95 % interval of the image AUROC's, from resampled test images and, where there are several, seeds
-(`anomaly_bench.tables.paired`); a few seeds show too little of what seeds do, whatever the interval, and of many
-intervals some exclude zero by chance. There is a line for each category, and one for all complete ones that both sides
-have; `complete` is False for data with files missing, which have pixel metrics alone if too few images are left, and
-empty where nothing official says what complete is.
+A pair is two runs of one category with one seed on the same files, with the same teacher, image size and precision
+and as many epochs; all else is each method's own, learning rate and loss among it. Against RD there is a line with
+fewer epochs too (`rd epochs=30`), where there are such runs: a method may gain by RD's losing. `..._by_seed` are
+image AUROCs in percent or differences in points, mean over the categories. Differences are variant minus reference.
+`low` and `high` are the 95 % interval of the image AUROC's, from resampled test images and, where there are several,
+seeds (`anomaly_bench.tables.paired`); a few seeds show too little of what seeds do, whatever the interval, and of
+many intervals some exclude zero by chance. There is a line for each category, and one for all complete ones that both
+sides have; `complete` is False for data with files missing, which have pixel metrics alone if too few images are
+left, and empty where nothing official says what complete is.
 
 `make claims` writes results/claims.csv.
 """
@@ -25,8 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomaly_bench.bench.catalog import load_dataset, load_method
 from anomaly_bench.bench.resolve import own_protocol
-from anomaly_bench.bench.spec import as_set
+from anomaly_bench.bench.spec import RunSpec, as_set
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.tables.measures import MissingError, require_images
 from anomaly_bench.tables.paired import paired_interval
@@ -34,7 +35,7 @@ from anomaly_bench.tables.scores import Scores, read_scores
 
 RESULTS = Path(__file__).parent.parent / "results"
 BASELINE = "rd"
-SHARED = ("teacher", "student", "epochs", "image_size")  # of a protocol: what a profile or a data set gives
+SHARED = ("teacher", "student", "epochs", "image_size", "precision")  # of a protocol: what a profile or data set gives
 
 
 class Variant(NamedTuple):
@@ -45,6 +46,7 @@ class Variant(NamedTuple):
 
     dataset: str
     image_size: int
+    precision: str
     epochs: int
     teacher: str
     student: str
@@ -87,7 +89,7 @@ def compare_all(store: Store) -> Iterator[dict[str, Any]]:
     """One row for each variant, reference and set of categories."""
     runs: Runs = {}
     for record in store:
-        if isinstance(record, Record):
+        if isinstance(record, Record) and is_whole_and_current(record.spec):
             runs.setdefault(variant_of(record), {})[place_of(record)] = record
     for variant in sorted(runs):
         for reference in references(variant, runs):
@@ -130,6 +132,13 @@ def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> I
         }
 
 
+def is_whole_and_current(spec: RunSpec) -> bool:
+    """Not of a subset of the images, nor by earlier code whose numbers have moved since."""
+    revisions = (load_method(spec.method).revision, load_dataset(spec.dataset).revision)
+    whole = (spec.train_images, spec.test_images) == (None, None)
+    return whole and (spec.method_revision, spec.data_revision) == revisions
+
+
 def variant_of(record: Record) -> Variant:
     spec, (own, unused) = record.spec, own_protocol(record.spec.method)
     used = [field.name for field in fields(own) if field.name not in (*unused, *SHARED)]
@@ -138,7 +147,8 @@ def variant_of(record: Record) -> Variant:
     }
     settings = tuple(f"{name}={as_set(value)}" for name, value in (*spec.options, *changed.items()))
     protocol, student = spec.protocol, spec.protocol.networks.get("student", "")
-    return Variant(spec.dataset, protocol.image_size, protocol.epochs, protocol.teacher, student, spec.method, settings)
+    trained = protocol.image_size, protocol.precision, protocol.epochs
+    return Variant(spec.dataset, *trained, protocol.teacher, student, spec.method, settings)
 
 
 def place_of(record: Record) -> Place:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ from anomaly_bench.bench.evaluate import Evaluation, StageMaps, evaluate_maps
 from anomaly_bench.bench.feature_cache import FeatureCache
 from anomaly_bench.bench.memory import keep_freed_memory
 from anomaly_bench.bench.places import Conduct
-from anomaly_bench.bench.processor import bfloat16_units
-from anomaly_bench.bench.progress import Curves, Progress, say
+from anomaly_bench.bench.progress import Curves, Progress, say, say_if_emulated
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import RunSpec
 from anomaly_bench.bench.watch import Watch
@@ -74,8 +72,8 @@ def train_and_evaluate(
     """
     curves = Curves()
     onlookers: list[Callback] = [Progress(spec.title)] if conduct.show else []
-    if conduct.show and spec.protocol.precision == "bf16-mixed" and not torch.accelerator.is_available():
-        _say_if_emulated()
+    if conduct.show:
+        say_if_emulated(spec.protocol.precision)
     with quiet_lightning():
         with gathered(conduct.devices, follow) as group:
             onlookers += [EndsWhenTold()] if group.size > 1 else []
@@ -103,16 +101,6 @@ def train_and_evaluate(
     }
     student = {name: value.detach().cpu().contiguous() for name, value in method.student_state().items()}
     return TrainedRun(stage_maps, own, student, curves.as_csv(), cost)
-
-
-@cache
-def _say_if_emulated() -> None:
-    """Once a process; the ratio is `results/performance/techniques_cpu.csv`'s, of RD with ResNet18."""
-    if bfloat16_units() == "":
-        say(
-            "this processor emulates bfloat16: in float32 it trains about three times as fast, with `--profile lite32` "
-            "or `run --set precision=32-true`, which are runs of their own."
-        )
 
 
 def train_share(

@@ -89,7 +89,7 @@ def _seconds_spent(records: Iterable[Record]) -> Spent:
 def _kind(spec: RunSpec) -> str:
     """Runs of one kind take about equally long, whatever their category and their options."""
     protocol = spec.protocol
-    size = (protocol.epochs, protocol.image_size, spec.train_images, spec.test_images)
+    size = (protocol.epochs, protocol.image_size, protocol.precision, spec.train_images, spec.test_images)
     return repr((spec.method, spec.dataset, protocol.teacher, protocol.student, size))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomaly_bench.bench import cost, processor, train
+from anomaly_bench.bench import cost, processor, progress
 
 INTEL = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu avx512f{}\n\nprocessor\t: 1\nmodel name\t: Some Xeon\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
@@ -38,12 +38,13 @@ def test_a_processor_is_named_with_its_bfloat16_units(
 def test_emulated_bfloat16_is_said_once(
     units: str | None, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "bfloat16_units", lambda: units)
-    train._say_if_emulated.cache_clear()
-    train._say_if_emulated()
-    train._say_if_emulated()
-    train._say_if_emulated.cache_clear()
-    assert capsys.readouterr().err.count("emulates bfloat16: in float32 it trains") == times
+    monkeypatch.setattr(progress, "bfloat16_units", lambda: units)
+    monkeypatch.setattr(progress.torch.accelerator, "is_available", lambda: False)
+    progress.say_if_emulated.cache_clear()
+    for precision in ("32-true", "bf16-mixed", "bf16-mixed"):
+        progress.say_if_emulated(precision)
+    progress.say_if_emulated.cache_clear()
+    assert capsys.readouterr().err.count("emulates bfloat16; in float32 it trains") == times
 
 
 def test_opencv_without_windows_is_opencv(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,9 @@ def test_a_killed_run_says_so_and_leaves_nothing(places: Places, number: int, st
         "--set",
         "image_size=64",
     ]
-    process = subprocess.Popen([*command, "--set", "epochs=1000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--set", "epochs=1000", "precision=32-true"], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert "epoch 100 of 1000" in process.stderr.readline()
     process.send_signal(number)

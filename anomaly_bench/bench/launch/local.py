@@ -128,7 +128,7 @@ def gpu_share(slot: int, gpus: int, workers: int) -> tuple[int, float]:
     """Which GPU a worker uses, and the part of its memory that it may take, in (0, 1]."""
     gpu = slot % gpus
     sharing = len(range(gpu, workers, gpus))
-    return gpu, 1 if sharing == 1 else 0.95 / sharing  # what is left is each process's own, outside PyTorch's count
+    return gpu, 1.0 if sharing == 1 else 0.95 / sharing  # the rest is what CUDA takes for each, outside PyTorch's count
 
 
 def _visible(gpu: int) -> str:

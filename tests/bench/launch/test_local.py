@@ -66,5 +66,6 @@ def test_workers_that_end_before_their_first_run_are_one_sentence_and_no_failure
 
 def test_workers_share_gpus_evenly() -> None:
     assert [gpu_share(slot, 1, 4) for slot in range(4)] == [(0, 0.95 / 4)] * 4
-    assert [gpu_share(slot, 2, 3) for slot in range(3)] == [(0, 0.475), (1, 1), (0, 0.475)]
-    assert [gpu_share(slot, 4, 2) for slot in range(2)] == [(0, 1), (1, 1)]
+    assert [gpu_share(slot, 2, 3) for slot in range(3)] == [(0, 0.475), (1, 1.0), (0, 0.475)]
+    assert [gpu_share(slot, 4, 2) for slot in range(2)] == [(0, 1.0), (1, 1.0)]
+    assert isinstance(gpu_share(0, 1, 1)[1], float)  # PyTorch takes no other 1
