@@ -56,7 +56,7 @@ PROFILES = {
         # No paper says how many seeds; three show the spread that their tables lack.
         Profile("paper", "PAPER: the paper's protocol", seeds=(0, 1, 2)),
         LITE,
-        # Most processors emulate bfloat16, and are two to three times as fast without it.
+        # Many processors emulate bfloat16; on one RD trained three times as fast without it.
         replace(
             LITE,
             name="lite32",
