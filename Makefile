@@ -16,7 +16,7 @@ READY := .venv/installed
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
 menu:
-	@echo "make TARGET [PROFILE=paper|lite|lite32|smoke] [DATA=folder] [WEIGHTS=folder] [RESULTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
+	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [RESULTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as ast-mfr-table1. There are:"
 	@echo "  ablation-...      backbone, fmm, scsatt, multiscale: fmm_scsatt's tables 4 to 7"

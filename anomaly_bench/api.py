@@ -110,7 +110,7 @@ def train(
         dataset: see `anomaly-bench list datasets`.
         category: one category of it.
         places: where data, weights and results are.
-        profile: "paper", "lite", "lite32" or "smoke".
+        profile: "paper", "lite" or "smoke".
         seed: the run's.
         settings: what `--set` takes, such as `{"epochs": 10}`.
         again: train even if there is a record, and replace it.

@@ -78,7 +78,7 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--method", type=str, required=True, help="see `anomaly-bench list methods`")
     parser.add_argument("--dataset", type=str, required=True, help="see `anomaly-bench list datasets`")
     parser.add_argument("--category", type=str, required=True, help="one category of the data set")
-    parser.add_argument("--profile", type=str, default="paper", help="paper, lite, lite32 or smoke")
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     parser.add_argument("--seed", type=any_whole_number(), default=0, help="the run's seed")
     parser.add_argument("--set", nargs="+", action="append", default=[], metavar="KEY=VALUE",
                         help="option of the method, its protocol or its evaluation, such as epochs=50")  # fmt: skip
@@ -107,7 +107,7 @@ def add_suite(parser: ArgumentParser) -> None:
 
 def add_shown_profile(parser: ArgumentParser) -> None:
     parser.add_argument("--profile", type=str | None, default=None,
-                        help="paper, lite, lite32 or smoke; by default paper, and what else has runs")  # fmt: skip
+                        help="paper, lite or smoke; by default paper, and what else has runs")  # fmt: skip
 
 
 def table_parser() -> ArgumentParser:
@@ -117,7 +117,7 @@ def table_parser() -> ArgumentParser:
     parser.add_argument("--no-train", action="store_true", help="build the table from the records there are")
     parser.add_argument("--peers", action="store_true",
                         help="measure methods that are only quoted and that anomalib has; kept apart")  # fmt: skip
-    parser.add_argument("--profile", type=str, default="paper", help="paper, lite, lite32 or smoke")
+    parser.add_argument("--profile", type=str, default="paper", help="paper, lite or smoke")
     add_suite(parser)
     return parser
 

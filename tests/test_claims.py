@@ -142,7 +142,7 @@ def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path
     [
         made_record("bottle", PROFILES["lite"], epochs="31"),
         made_record("bottle", PROFILES["paper"]),
-        made_record("bottle", PROFILES["lite32"]),
+        made_record("bottle", precision="32-true"),
         made_record("bottle", train_images="32"),
         stale(made_record("bottle")),
         with_data(made_record("bottle"), manifest_sha256="01"),

@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_bench.bench.processor import bfloat16_units
 from anomaly_bench.cli import main
 
 pytestmark = pytest.mark.real
-# The faster one, by two to three times: see `results/performance/techniques_*.csv`.
-PRECISION = "precision=32-true" if bfloat16_units() == "" else "precision=bf16-mixed"
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def test_data_check_tells_complete_from_incomplete(real: list[str], capsys: pyte
 
 def test_rd_finds_the_defects_of_bottle_after_four_epochs(real: list[str], tmp_path: Path) -> None:
     words = ["run", "--method", "rd", "--dataset", "mvtec", "--category", "bottle", "--profile", "lite"]
-    assert main([*words, "--set", "epochs=4", PRECISION, "--results", str(tmp_path), *real]) == 0
+    assert main([*words, "--set", "epochs=4", "--results", str(tmp_path), *real]) == 0
     plain = record(tmp_path)
     metrics = plain["metrics"]
     assert isinstance(metrics, dict)
@@ -55,7 +52,7 @@ def test_rd_finds_the_defects_of_bottle_after_four_epochs(real: list[str], tmp_p
     assert plain["evidence"]["data"]["complete"] is True  # type: ignore[index]
 
 
-SHORT = ["--profile", "lite", "--set", "epochs=1", "train_images=32", PRECISION]
+SHORT = ["--profile", "lite", "--set", "epochs=1", "train_images=32"]
 
 
 def student_hash(results: Path, category: str) -> str:

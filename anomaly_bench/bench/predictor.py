@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from anomaly_bench.bench.catalog import load_method
 from anomaly_bench.bench.evaluate import fuse_maps, score_images
 from anomaly_bench.bench.execute import CHECKPOINT, build_method, check_networks, open_data
 from anomaly_bench.bench.places import Places
+from anomaly_bench.bench.precision import running_in
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Failure, Record, Store
 from anomaly_bench.data.base import PREDICT_BATCH
@@ -25,8 +24,6 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod, unit_range
 from anomaly_bench.methods.protocol import Precision
 from anomaly_bench.weights import WeightsFile, require_weights
-
-HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -83,27 +80,12 @@ class Predictor:
     def stage_maps(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """The maps before fusion, (N, h_k, w_k) by name."""
         batches = []
-        with _running_in(self.precision, self.method.device):
+        with running_in(self.precision, self.method.device):
             for batch in torch.split(torch.from_numpy(images), PREDICT_BATCH):
                 pixels = unit_range(batch.to(self.method.device).permute(0, 3, 1, 2))  # (N, 3, H, W)
                 stages = self.method.stage_maps(pixels)
                 batches.append({name: maps.float().cpu().numpy() for name, maps in stages.items()})
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-@contextmanager
-def _running_in(precision: Precision, device: torch.device) -> Iterator[None]:
-    """As a training of that precision runs: its half precision, or none and true float32 on a GPU too."""
-    contexts: list[AbstractContextManager[object]] = []
-    if precision in HALF_PRECISION:
-        contexts.append(torch.autocast(device.type, dtype=HALF_PRECISION[precision]))
-    elif device.type == "cuda":
-        # By its own defaults this would switch cuDNN off altogether.
-        contexts.append(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-    with ExitStack() as running:
-        for context in contexts:
-            running.enter_context(context)
-        yield
 
 
 def find_run(store: Store, prefix: str) -> Record:

@@ -6,29 +6,15 @@ import csv
 import io
 import math
 import sys
-from functools import cache
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
-
-from anomaly_bench.bench.processor import bfloat16_units
 
 
 def say(text: str) -> None:
     """A line for the user's eyes, beside any progress bar; results alone go to standard output."""
     tqdm.write(text, file=sys.stderr)
-
-
-@cache
-def say_if_emulated(precision: str) -> None:
-    """Once a process; the ratio is of RD with ResNet18, in `results/performance/techniques_cpu.csv`."""
-    if precision == "bf16-mixed" and bfloat16_units() == "" and not torch.accelerator.is_available():
-        say(
-            "this processor emulates bfloat16; in float32 it trains about three times as fast: "
-            "`run --set precision=32-true`, and in place of the profile lite `--profile lite32`; runs of their own."
-        )
 
 
 class TrainingDivergedError(Exception):

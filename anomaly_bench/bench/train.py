@@ -26,13 +26,15 @@ from anomaly_bench.bench.evaluate import Evaluation, StageMaps, evaluate_maps
 from anomaly_bench.bench.feature_cache import FeatureCache
 from anomaly_bench.bench.memory import keep_freed_memory
 from anomaly_bench.bench.places import Conduct
-from anomaly_bench.bench.progress import Curves, Progress, say, say_if_emulated
+from anomaly_bench.bench.precision import MixedByFloat32Kernels, emulates_bfloat16
+from anomaly_bench.bench.progress import Curves, Progress, say
 from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import RunSpec
 from anomaly_bench.bench.watch import Watch
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod
+from anomaly_bench.methods.protocol import Precision
 
 # So on purpose: images are in memory, the teacher stays in evaluation mode, some peers have no optimiser, loggers are
 # told of epochs and not of steps, Slurm's `srun` is there and does not start us; and one of Lightning's own to itself.
@@ -72,8 +74,6 @@ def train_and_evaluate(
     """
     curves = Curves()
     onlookers: list[Callback] = [Progress(spec.title)] if conduct.show else []
-    if conduct.show:
-        say_if_emulated(spec.protocol.precision)
     with quiet_lightning():
         with gathered(conduct.devices, follow) as group:
             onlookers += [EndsWhenTold()] if group.size > 1 else []
@@ -167,16 +167,22 @@ def _own_signals() -> Iterator[None]:
 
 
 def _trainer(spec: RunSpec, callbacks: list[Callback], loggers: list[Logger], group: Group) -> Trainer:
+    arguments = trainer_arguments(group)
+    precision: Precision | None = spec.protocol.precision
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and precision == "bf16-mixed" and emulates_bfloat16(torch.device("cpu")):
+        arguments["plugins"].append(MixedByFloat32Kernels())
+        precision = None  # Lightning takes it from the plugin
     trainer = Trainer(
         max_epochs=spec.protocol.epochs,
-        precision=spec.protocol.precision,
+        precision=precision,
         deterministic="warn",
         logger=loggers,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=callbacks,
-        **trainer_arguments(group),
+        **arguments,
     )
     if trainer.precision != spec.protocol.precision:
         raise UserError(

@@ -19,7 +19,7 @@ from anomaly_bench.bench.launch.engine import Engine, hand_out
 from anomaly_bench.bench.launch.work import Job, Outcome, with_half_the_batch
 from anomaly_bench.bench.obtain import compare_evidence
 from anomaly_bench.bench.places import Places
-from anomaly_bench.bench.progress import say, say_if_emulated
+from anomaly_bench.bench.progress import say
 from anomaly_bench.bench.spec import PlannedRun
 from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store, UnfitRecordError
 from anomaly_bench.errors import UserError
@@ -160,9 +160,6 @@ def do_work(work: Work, job: Job, workers: Workers) -> list[str]:
     """
     if not work.to_do:
         return []
-    if workers.launcher == "local" and not workers.in_this_process:  # whose workers are silent
-        for precision in sorted({run.spec.protocol.precision for run in work.to_do}):
-            say_if_emulated(precision)
     store, view = Store(job.places.results), Overview(len(work.to_do), workers.count)
     store.sweep()
     with _ended_by_sigterm(), workers.start(job) as engine:

@@ -12,6 +12,7 @@ import itertools
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from anomaly_bench.bench.evaluate import fuse_maps, score_images
 from anomaly_bench.bench.execute import build_method, find_networks
+from anomaly_bench.bench.precision import running_in
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.methods.base import DistillationMethod, unit_range
 
@@ -83,7 +85,7 @@ def detect(
     memory = torch.channels_last if channels_last else torch.contiguous_format
     torch.backends.cudnn.allow_tf32 = mixed or not channels_last  # ours in float32 has none; plain is PyTorch's default
     floats = unit_range(images.to(method.device)).contiguous(memory_format=memory)
-    with torch.autocast(method.device.type, torch.bfloat16, enabled=mixed):
+    with running_in("bf16-mixed", method.device) if mixed else nullcontext():
         stages = method.stage_maps(floats)
     kept = {name: stage.half().cpu().numpy() for name, stage in stages.items()}
     return score_images(fuse_maps(kept, images.shape[2], evaluation), evaluation)

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from anomaly_bench.bench.execute import build_method, find_networks
 from anomaly_bench.bench.memory import keep_freed_memory
+from anomaly_bench.bench.precision import emulates_bfloat16, running_in
 from anomaly_bench.methods.base import DistillationMethod, unit_range
 
 LOSSES = 3  # first steps that are compared
@@ -40,6 +42,7 @@ class Step:
 
     name: str
     bf16: bool = True
+    float32_kernels: bool = True  # for bfloat16, where the processor has no units for it
     channels_last: bool = True
     cache: bool = True
     deterministic: bool = True
@@ -62,7 +65,7 @@ PRODUCT = Step("product")
 PLAIN = Step("plain", bf16=False, channels_last=False, cache=False, deterministic=False)
 VARIANTS = [
     PLAIN,
-    replace(PLAIN, name="alone: bf16", bf16=True),
+    replace(PLAIN, name="alone: bf16", bf16=True, float32_kernels=False),
     replace(PLAIN, name="alone: channels_last", channels_last=True),
     replace(PLAIN, name="alone: feature cache", cache=True),
     replace(PLAIN, name="alone: fused Adam", fused=True),
@@ -74,6 +77,10 @@ VARIANTS = [
     replace(PRODUCT, name="with new memory filled", filled=True),
     replace(PRODUCT, name="with fused Adam", fused=True),
     replace(PRODUCT, name="with torch.compile", compiled=True),
+]
+EMULATED_VARIANTS = [
+    replace(PLAIN, name="alone: bf16 by float32's kernels", bf16=True),
+    replace(PRODUCT, name="without float32's kernels for bf16", float32_kernels=False),
 ]
 GPU_VARIANTS = [replace(PLAIN, name="alone: TF32", tf32=True)]
 
@@ -88,7 +95,8 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to compile")
     parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
-    variants = [*VARIANTS, *(GPU_VARIANTS if torch.cuda.is_available() else [])]
+    emulated = EMULATED_VARIANTS if emulates_bfloat16(device()) else []
+    variants = [*VARIANTS, *emulated, *(GPU_VARIANTS if torch.cuda.is_available() else [])]
     rows = measure([variant for variant in variants if options.compile or not variant.compiled], options)
     publish(f"techniques_{device_slug()}", rows, options.out)
     return 0
@@ -126,15 +134,20 @@ def training_step(variant: Step, method: DistillationMethod, images: Tensor) -> 
     for group in optimiser.param_groups if variant.fused else []:
         group["fused"] = True
     terms = torch.compile(method.training_terms) if variant.compiled else method.training_terms
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=variant.bf16)
-    with autocast:
+
+    def precision() -> AbstractContextManager[object]:
+        if variant.bf16 and not variant.float32_kernels:
+            return torch.autocast(images.device.type, torch.bfloat16)
+        return running_in("bf16-mixed", images.device) if variant.bf16 else nullcontext()
+
+    with precision():
         kept = method.teacher(floats) if variant.cache else None
 
     def step() -> Tensor:
         torch.use_deterministic_algorithms(variant.deterministic, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = variant.filled  # type: ignore[attr-defined]
         torch.backends.cudnn.allow_tf32 = variant.bf16 or variant.tf32  # as a run has it
-        with autocast:
+        with precision():
             total = torch.stack(list(terms(floats, kept or method.teacher(floats)).values())).sum()
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

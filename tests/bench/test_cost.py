@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomaly_bench.bench import cost, processor, progress
+from anomaly_bench.bench import cost, processor
 
 INTEL = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu avx512f{}\n\nprocessor\t: 1\nmodel name\t: Some Xeon\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
@@ -32,19 +32,6 @@ def test_a_processor_is_named_with_its_bfloat16_units(
         (tmp_path / "cpuinfo").write_text(info)
     assert processor.bfloat16_units() == units
     assert cost.device_name(torch.device("cpu")).endswith(f"{named}, {torch.get_num_threads()} threads")
-
-
-@pytest.mark.parametrize(("units", "times"), [("", 1), ("AMX", 0), (None, 0)])
-def test_emulated_bfloat16_is_said_once(
-    units: str | None, times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress, "bfloat16_units", lambda: units)
-    monkeypatch.setattr(progress.torch.accelerator, "is_available", lambda: False)
-    progress.say_if_emulated.cache_clear()
-    for precision in ("32-true", "bf16-mixed", "bf16-mixed"):
-        progress.say_if_emulated(precision)
-    progress.say_if_emulated.cache_clear()
-    assert capsys.readouterr().err.count("emulates bfloat16; in float32 it trains") == times
 
 
 def test_opencv_without_windows_is_opencv(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from anomaly_bench.bench.execute import execute, open_data
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.predictor import (
     Predictor,
-    _running_in,
     find_run,
     load_predictor,
     threshold_at,
@@ -50,13 +48,6 @@ def stored_scores(record: Record, places: Places) -> tuple[list[Path], list[floa
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Places]:
     places = Places(data_root, tmp_path_factory.mktemp("trained"))
     return execute(tiny_spec(), places, Store(places.results)), places
-
-
-def test_float32_on_a_gpu_is_cudnn_s_without_its_rounding() -> None:
-    before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
-    with _running_in("32-true", torch.device("cuda")):
-        assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == (before[0], False)
-    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
 
 
 @pytest.mark.parametrize(

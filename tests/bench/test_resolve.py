@@ -88,7 +88,6 @@ def test_the_student_is_the_papers_then_the_profiles_then_the_users() -> None:
     assert spec_of("ast_mfr").protocol.student == "resnext50_32x4d.tv_in1k"
     assert spec_of("ast_mfr", "lite").protocol.student == "tf_efficientnet_lite0.in1k"
     assert spec_of("ast_mfr", "lite").protocol.teacher == "resnet18.tv_in1k"
-    assert spec_of("ast_mfr", "lite32") == spec_of("ast_mfr", "lite", precision="32-true")
     assert spec_of("ast_mfr", "lite", student="resnet34.tv_in1k").protocol.student == "resnet34.tv_in1k"
     assert spec_of("ast_mfr", "lite", student="tf_efficientnet_lite0") == spec_of("ast_mfr", "lite")
 
