@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, required=True, help="training images in the folder")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--no-feature-cache", action="store_true", help="of `ours`")
+    parser.add_argument("--resident", action="store_true", help="of `plain`: images in the device's memory as `ours`")
     options = parser.parse_args()
     settings = {"epochs": options.epochs, "precision": options.precision}
     spec, _ = random_run(options.method, options.teacher, settings, dataset="folder", category=options.category)
@@ -116,16 +118,22 @@ def plain(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None
     optimiser = method.configure_optimizers()
     autocast = torch.autocast(device().type, torch.bfloat16, enabled=spec.protocol.precision == "bf16-mixed")
     folder, size = options.root / options.category, spec.protocol.image_size
+    data = Images(folder, "train", size)
     loader = DataLoader(
-        Images(folder, "train", size),
+        data,
         spec.protocol.batch_size,
         shuffle=True,
         num_workers=WORKERS,
         pin_memory=device().type == "cuda",
     )
+    resident = (
+        torch.stack([data[index] for index in range(len(data))]).mul(255).round().byte().to(device())
+        if options.resident
+        else None
+    )
     for _ in range(spec.protocol.epochs):
         clock.epoch_started()
-        for index, images in enumerate(loader):
+        for index, images in enumerate(loader if resident is None else shuffled(resident, spec.protocol.batch_size)):
             batch = images.to(device(), non_blocking=True)
             with autocast:
                 loss = torch.stack(list(method.training_terms(batch, method.teacher(batch)).values())).sum()
@@ -136,6 +144,12 @@ def plain(spec: RunSpec, options: argparse.Namespace, clock: EpochClock) -> None
             clock.step_ended(index)
     test = StackDataset(Images(folder, "test", size), Masks(folder, "test", size))
     evaluate_plainly(method.eval(), DataLoader(test, 1, num_workers=WORKERS), autocast)
+
+
+def shuffled(images: Tensor, batch: int) -> Iterator[Tensor]:
+    """All of them once, in batches: uint8 until they are asked for."""
+    for indices in torch.split(torch.randperm(len(images), device=images.device), batch):
+        yield images[indices].float() / 255
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--teacher", default="resnet18.random")
     parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
     parser.add_argument("--repeats", type=int, default=9, help="steps of each variant, after three")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to compile")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: needs g++ and a minute")
     parser.add_argument("--out", type=Path, help="folder of the CSV; none is written without")
     options = parser.parse_args()
     emulated = EMULATED_VARIANTS if emulates_bfloat16(device()) else []
