@@ -32,7 +32,8 @@ class Float32Kernels(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in CONVOLUTIONS or not torch.is_autocast_enabled("cpu"):
+        mixed = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not mixed or func not in CONVOLUTIONS:
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             result: Tensor = func(*map(_rounded, args), **{name: _rounded(value) for name, value in kwargs.items()})

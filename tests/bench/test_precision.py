@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomaly_bench.bench import precision
 from anomaly_bench.bench.devices import Group
@@ -26,40 +28,72 @@ LAYERS = {
 }
 
 
-def whole_numbers(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Of which no sum in these tests is rounded in float32, in whatever order it is taken."""
-    return torch.randint(-9, 10, like.shape, generator=generator).float()
+class Kernels(TorchDispatchMode):
+    """Of which type the numbers are that convolutions really get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.types |= {args[0].dtype, args[1].dtype}
+        return func(*args, **(kwargs or {}))
 
 
-def output_and_gradients(layer: nn.Module, kernels: AbstractContextManager[object]) -> list[Tensor]:
-    """Of a layer whose input, weights and gradient are whole numbers, under autocast."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in layer.parameters():
-        parameter.data = whole_numbers(parameter, generator)
-        parameter.grad = None
-    images = whole_numbers(torch.empty(2, 8, 12, 12), generator).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16), kernels:
-        output = layer(images)
-    output.backward(whole_numbers(output, generator).bfloat16())
-    gradients = [tensor.grad for tensor in (images, *layer.parameters())]
-    assert all(gradient is not None for gradient in gradients)
-    return [output, *gradients]  # type: ignore[list-item]
+@contextmanager
+def ours() -> Iterator[None]:
+    with torch.autocast("cpu", torch.bfloat16), Float32Kernels():
+        yield
+
+
+def whole_numbers(like: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(-most, most + 1, like.shape, generator=generator).float()
+
+
+def rounded(values: Tensor) -> Tensor:
+    return values.detach().to(torch.bfloat16)
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_where_sums_are_exact_every_bit_is_autocasts(make: Callable[[], nn.Module]) -> None:
-    layer = make()
-    pytorchs, ours = (output_and_gradients(layer, kernels) for kernels in (nullcontext(), Float32Kernels()))
-    assert pytorchs[0].dtype == ours[0].dtype == torch.bfloat16
-    assert pytorchs[0].abs().max() > 256, "from where bfloat16 rounds whole numbers"
-    for one, other in zip(pytorchs, ours, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+def test_numbers_are_rounded_before_the_product_and_after_the_sum_and_so_are_gradients(
+    make: Callable[[], nn.Module],
+) -> None:
+    # Beyond 256 bfloat16 rounds whole numbers; no sum of these is rounded in float32, in whatever order it is taken.
+    generator, layer = torch.Generator().manual_seed(0), make()
+    for parameter in layer.parameters():
+        parameter.data = whole_numbers(parameter, 400, generator)
+    images = whole_numbers(torch.empty(2, 8, 12, 12), 400, generator).requires_grad_()
+    with Kernels() as kernels, ours():
+        output = layer(images)
+    assert kernels.types == {torch.float32}
+    change = whole_numbers(output, 9, generator)
+    output.backward(change.to(output.dtype))
+
+    exact = make().double()
+    for parameter, own in zip(exact.parameters(), layer.parameters(), strict=True):
+        parameter.data = rounded(own).double()
+    exact_images = rounded(images).double().requires_grad_()
+    exact_output = exact(exact_images)
+    exact_output.backward(change.double())
+
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, rounded(exact_output))
+    were_rounded = []
+    for own, wanted in zip((images, *layer.parameters()), (exact_images, *exact.parameters()), strict=True):
+        assert own.grad is not None
+        assert wanted.grad is not None
+        assert torch.equal(own.grad, rounded(wanted.grad).float())
+        were_rounded.append(not torch.equal(own.grad, wanted.grad.float()))
+    assert any(were_rounded), "none was large enough to show it"
 
 
-def test_what_is_not_under_autocast_is_left_in_float32() -> None:
+@pytest.mark.parametrize("inner", [torch.autocast("cpu", enabled=False), torch.autocast("cpu", torch.float16)])
+def test_what_is_not_of_bfloat16_is_left_alone(inner: torch.autocast) -> None:
     layer, images = nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)
-    plain = layer(images)
-    with torch.autocast("cpu", torch.bfloat16), Float32Kernels(), torch.autocast("cpu", enabled=False):
+    with inner:
+        plain = layer(images)
+    with ours(), inner:
         assert torch.equal(layer(images), plain)
 
 
@@ -68,20 +102,21 @@ def test_only_a_processor_without_bfloat16_units_needs_them(
     units: str | None, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "bfloat16_units", lambda: units)
-    calls: list[Tensor] = []
-    monkeypatch.setattr(precision, "_rounded", lambda value: calls.append(value) or value)
-    with running_in("bf16-mixed", CPU):
-        F.conv2d(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 3, 3))
-    assert bool(calls) == used
     for asked in ("bf16-mixed", "32-true"):
         spec, _ = resolve("rd", "synthetic", "brick", load_profile("smoke"), settings={"precision": asked})
         trainer = _trainer(spec, [], [], Group())
         assert trainer.precision == asked
         assert isinstance(trainer.precision_plugin, MixedByFloat32Kernels) == (used and asked == "bf16-mixed")
+        expected = torch.bfloat16 if asked == "bf16-mixed" and not used else torch.float32
+        for context in (trainer.precision_plugin.forward_context(), running_in(spec.protocol.precision, CPU)):
+            with Kernels() as kernels, context:
+                F.conv2d(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 3, 3))
+            assert kernels.types == {expected}
 
 
-def test_float32_on_a_gpu_is_cudnn_s_without_its_rounding() -> None:
-    before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
+def test_float32_on_a_gpu_is_cudnn_s_without_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    enabled = torch.backends.cudnn.enabled
     with running_in("32-true", torch.device("cuda")):
-        assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == (before[0], False)
-    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
+        assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == (enabled, False)
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == (enabled, True)
