@@ -85,12 +85,13 @@ PEERS ?= $(BIN)/python
 PERFORMANCE := experiments/performance
 SPEED := results/performance
 TRAIN = $(BIN)/python $(PERFORMANCE)/train.py $(BOTTLE) --anomalib-python $(PEERS) --out $(SPEED)
-# Processes of each contender, of which medians are taken: REPEATS=1 takes half the time.
+# Processes of each contender, of which medians are taken; of DLKD and WideResNet50 always one. REPEATS=1 takes two thirds
+# of the time.
 REPEATS ?= 3
 FEW = --repeats 1 $(if $(shell command -v nvidia-smi),,--train-images 32)
 BOTTLE = $(if $(DATA),--data-root "$(DATA)" --dataset mvtec --category bottle)
 
-benchmark: $(READY)	## speed of everything, an hour and more on two cores (on bottle where DATA is given)
+benchmark: $(READY)	## speed of everything, one to three hours on two cores (on bottle where DATA is given)
 	$(BIN)/python $(PERFORMANCE)/metrics_panel.py --out $(SPEED)
 	PYTHONPATH=. $(PEERS) $(PERFORMANCE)/metrics_peers.py --out $(SPEED)
 	$(BIN)/python $(PERFORMANCE)/selective_scan.py --out $(SPEED)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from anomaly_bench.bench.catalog import load_dataset
 
@@ -93,6 +94,15 @@ def test_a_category_smaller_than_asked_for_is_measured_as_it_is(data_root: Path,
     assert train.copy_category(data, tmp_path, options) == (len(data.samples["train"]), len(data.samples["test"]))
 
 
+def test_images_in_memory_are_each_seen_once_as_their_files_give_them() -> None:
+    import contenders
+
+    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
+    batches = list(contenders.shuffled(images, 2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat(batches).sort(dim=0).values, images / 255)
+
+
 @pytest.mark.slow
 def test_our_run_and_the_bare_step_report_what_they_measured(data_root: Path, tmp_path: Path) -> None:
     import train
@@ -100,8 +110,8 @@ def test_our_run_and_the_bare_step_report_what_they_measured(data_root: Path, tm
     options = argparse.Namespace(category="coins", train_images=4, test_images=6)
     train.copy_category(load_dataset("synthetic")(data_root, "coins"), tmp_path, options)
     for who, images in (("ours", 4), ("bare", 16)):  # a bare step has a whole batch
-        arguments = [f"--root={tmp_path}", "--category=coins", "--method=rd", "--epochs=2", "--images=4"]
-        command = [sys.executable, str(SCRIPTS / "contenders.py"), who, *arguments, "--teacher=resnet18.random"]
+        arguments = [f"--root={tmp_path}", "--category=coins", "--method=rd", "--teacher=resnet18.random"]
+        command = [sys.executable, str(SCRIPTS / "contenders.py"), who, *arguments, "--epochs=2", "--images=4"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         report = json.loads(done.stdout.splitlines()[-1])
         assert report["images_per_second"] * report["step_seconds"] == pytest.approx(images)

@@ -17,8 +17,7 @@ def cpu_name() -> str:
 
 
 def bfloat16_units() -> str | None:
-    """What multiplies bfloat16 numbers in this processor; "" where PyTorch emulates them, which takes longer than
-    float32; None where the system does not tell."""
+    """What multiplies bfloat16 numbers in this processor; "" for nothing, None where the system does not tell."""
     features = {word for line in [*_told("flags"), *_told("Features")] for word in line.split()}
     return next((name for flag, name in BFLOAT16_FLAGS.items() if flag in features), "") if features else None
 

@@ -20,23 +20,37 @@ from anomaly_bench.bench.resolve import resolve
 from anomaly_bench.bench.train import _trainer
 
 CPU = torch.device("cpu")
+
+
+class MatrixProduct(nn.Module):
+    """As `layers.vss` has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(16, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.einsum("nchw,oc->nohw", images, self.weight)
+
+
 LAYERS = {
     "padded": lambda: nn.Conv2d(8, 16, 3, padding=1),
     "strided, no bias": lambda: nn.Conv2d(8, 16, 3, stride=2, bias=False),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, groups=8),
     "transposed": lambda: nn.ConvTranspose2d(8, 16, 4, stride=2, padding=1),
+    "matrix product": MatrixProduct,
 }
 
 
 class Kernels(TorchDispatchMode):
-    """Of which type the numbers are that convolutions really get."""
+    """Of which type the numbers are that products really get."""
 
     def __init__(self) -> None:
         super().__init__()
         self.types: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default:
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.bmm.default):
             self.types |= {args[0].dtype, args[1].dtype}
         return func(*args, **(kwargs or {}))
 
@@ -97,6 +111,14 @@ def test_what_is_not_of_bfloat16_is_left_alone(inner: torch.autocast) -> None:
         assert torch.equal(layer(images), plain)
 
 
+def test_doubles_are_left_alone_as_autocast_leaves_them() -> None:
+    layer, images = nn.Conv2d(3, 4, 3).double(), torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    plain = layer(images)
+    with ours():
+        assert torch.equal(layer(images), plain)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a trainer would be the accelerator's")
 @pytest.mark.parametrize(("units", "used"), [("", True), ("AMX", False), (None, False)])
 def test_only_a_processor_without_bfloat16_units_needs_them(
     units: str | None, used: bool, monkeypatch: pytest.MonkeyPatch
