@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as wire
 
-FILE_HEADER, BLOCK, CHUNK_HEADER = 7, 1 << 15, struct.Struct("<IHB")  # LevelDB's log: checksum, length, kind
+# LevelDB's log. A chunk's header is its checksum (of kind and text), length and kind.
+FILE_HEADER, BLOCK, CHUNK_HEADER = 7, 1 << 15, struct.Struct("<IHB")
 LAST_CHUNKS = (1, 4)  # a record in one chunk, the last of several
 
 
@@ -42,16 +44,17 @@ def read_runs(results: Path) -> list[LoggedRun]:
 
 
 def _read_to_the_end(folder: Path) -> LoggedRun:
-    """W&B's own process writes the end of the file a moment after `finish` has returned."""
-    patience = time.monotonic() + 10
-    while (logged := _read(folder)).exit_code is None and time.monotonic() < patience:
+    """W&B's own process writes the end of the file a while after `finish` has returned."""
+    patience = time.monotonic() + 60
+    while (logged := _read(folder)).exit_code is None:
+        assert time.monotonic() < patience, f"{folder} has no end"
         time.sleep(0.05)
     return logged
 
 
 def _read(folder: Path) -> LoggedRun:
     logged = LoggedRun(folder)
-    for text in _records(next(folder.glob("*.wandb")).read_bytes()):
+    for text in whole_records(next(folder.glob("*.wandb")).read_bytes()):
         record = wire.Record.FromString(text)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -78,18 +81,20 @@ def _values(items: Any) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    assert data.startswith(b":W&B")
+def whole_records(data: bytes) -> Iterator[bytes]:
+    """The records that are wholly there: what is still being written ends in a chunk that is not."""
     position, record = FILE_HEADER, b""
-    while position < len(data):
+    while position + CHUNK_HEADER.size <= len(data):
         left = BLOCK - position % BLOCK
         if left < CHUNK_HEADER.size:
             position += left
             continue
-        _, length, kind = CHUNK_HEADER.unpack_from(data, position)
-        position += CHUNK_HEADER.size
-        record += data[position : position + length]
-        position += length
+        checksum, length, kind = CHUNK_HEADER.unpack_from(data, position)
+        start, end = position + CHUNK_HEADER.size, position + CHUNK_HEADER.size + length
+        if zlib.crc32(data[start - 1 : end]) != checksum:
+            return
+        record += data[start:end]
+        position = end
         if kind in LAST_CHUNKS:
             yield record
             record = b""
