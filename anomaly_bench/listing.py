@@ -31,8 +31,7 @@ def lines(what: str, store: Store) -> Iterator[str]:
     else:
         for entry in store:
             shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry.metrics)
-            protocol = entry.spec.protocol
-            yield f"{entry.spec.run_id}  {entry.spec.title}  {protocol.teacher}, {protocol.epochs} epochs  {shown}"
+            yield f"{entry.spec.run_id}  {entry.spec.title}  {entry.spec.protocol.summary}  {shown}"
 
 
 def _method(name: str) -> Iterator[str]:

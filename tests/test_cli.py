@@ -263,6 +263,16 @@ def test_a_smoke_table_trains_once_and_the_other_view_of_it_nothing(
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_runs_that_are_to_do_can_be_told_apart(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--profile", "smoke", "--seeds", "0", "--data-root", str(data_root), "--results", str(tmp_path)]
+    for table in ("variance_rd/table4", "ast_mfr/table6"):  # the batch size; teacher and student
+        assert main(["table", table, *words, "--dry-run"]) == 0
+        lines = [line.partition(" [")[0] for line in capsys.readouterr().err.splitlines() if "to do: " in line]
+        assert len(lines) == len(set(lines)) > 1
+
+
 def test_a_table_without_data_or_records_shows_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data-root", str(tmp_path / "none"), "--results", str(tmp_path)]
     assert main(["table", "fmm_scsatt/table1", "--no-train", *words]) == 0

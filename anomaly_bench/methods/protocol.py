@@ -49,6 +49,11 @@ class Protocol:
         return {"teacher": self.teacher} | ({"student": self.student} if self.student is not None else {})
 
     @property
+    def summary(self) -> str:
+        """`resnet18.tv_in1k, 30 epochs, batches of 16`: what tells the runs of one list apart."""
+        return f"{' -> '.join(self.networks.values())}, {self.epochs} epochs, batches of {self.batch_size}"
+
+    @property
     def weights_evidence(self) -> dict[str, str]:
         """Under which name a record's evidence has the weights of each of `networks`, by role."""
         return {role: "weights" if role == "teacher" else f"{role}_weights" for role in self.networks}

@@ -143,7 +143,8 @@ def describe(work: Work) -> str:
     if work.without_data:
         names = sorted({f"{run.spec.dataset}/{run.spec.category}" for run in work.without_data})
         lines.append(f"No data for {len(names)} categories, whose cells stay empty: {', '.join(names)}.")
-    lines += [f"  to do: {run.spec.title} [{run.spec.run_id}]" for run in work.to_do[:SHOWN]]
+    for spec in (run.spec for run in work.to_do[:SHOWN]):
+        lines.append(f"  to do: {spec.title} ({spec.protocol.summary}) [{spec.run_id}]")
     if len(work.to_do) > SHOWN:
         lines.append(f"  to do: {len(work.to_do) - SHOWN} more")
     return "\n".join(lines)
