@@ -50,6 +50,10 @@ class Record:
         metrics: dict[str, float | None] = self.evaluations[self.evaluation]["metrics"]
         return metrics
 
+    @property
+    def device(self) -> str:
+        return str(self.cost.get("device", "a device that is not in the record"))
+
     def as_json(self) -> dict[str, Any]:
         own = self.evaluations[self.evaluation]
         return {

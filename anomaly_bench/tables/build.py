@@ -282,11 +282,7 @@ def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: In
     if partner is None:
         return {seed: value for seed, (value, _) in own.items()}, [record for _, record in own.values()]
     other = index.measured(partner, query.metric)
-    pairs = [
-        seed
-        for seed in sorted(own.keys() & other.keys())
-        if own[seed][1].cost["device"] == other[seed][1].cost["device"]
-    ]
+    pairs = [seed for seed in sorted(own.keys() & other.keys()) if own[seed][1].device == other[seed][1].device]
     if not pairs:
         raise MissingError("no pair of runs with one seed on one device")
     ratios = {seed: 100 * (own[seed][0] / other[seed][0] - 1) for seed in pairs}

@@ -31,7 +31,7 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
         ("Seeds", _list(str(record.spec.seed) for record in records)),
         ("Categories", _categories(built)),
         ("Data", _data(records)),
-        ("Device", _devices(built)),
+        ("Device", _list(record.device for record in records)),
         ("Revisions", _list(_revisions(record) for record in records)),
         ("Versions", _list(_versions(record) for record in records)),
     ]
@@ -147,15 +147,10 @@ def _missing(data: dict[str, Any]) -> str:
     return ", ".join([*unverified, *parts])
 
 
-def _devices(built: BuiltTable) -> str:
-    """What times were measured on; nothing where the table has no times."""
-    return _list(device for row in built.cells for cell in row for device in _timed_on(cell))
-
-
 def _timed_on(cell: Cell) -> set[str]:
     """The devices of a cell's times; none of a cell that holds something else."""
     timed = {MEASURES["latency"], MEASURES["seconds_train"], RELATIVE}
-    return {record.cost["device"] for record in cell.records} if cell.measure in timed else set()
+    return {record.device for record in cell.records} if cell.measure in timed else set()
 
 
 def _revisions(record: Record) -> str:
@@ -173,12 +168,15 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
     """Where cells of one table mix what should be one thing."""
     evidence = [record.evidence["data"] for record in records]
     versions, teachers = {_versions(record) for record in records}, {_network(record, "teacher") for record in records}
+    devices = {record.device for record in records}
     manifests = {(record.spec.category, record.evidence["data"]["manifest_sha256"]) for record in records}
     substituted = built.profile.dataset is None and built.profile.settings.keys() & {"teacher", "epochs"}
     found = {
         f"cells mix {len(versions)} versions, see above": len(versions) > 1,
         "peers were measured with several versions of anomalib, see above": len(peer_versions(records)) > 1,
         f"cells mix {len(teachers)} teachers or weights, see above": len(teachers) > 1,
+        f"cells mix {len(devices)} devices or numbers of threads, see above: sums in another order can move numbers as "
+        "another seed does": len(devices) > 1,
         "cells are means over different categories, see the footnotes: only those over the same can be compared": (
             _mixes_categories(built)
         ),

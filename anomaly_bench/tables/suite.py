@@ -80,7 +80,7 @@ def _seconds_spent(records: Iterable[Record]) -> Spent:
     """
     devices: Spent = {}
     for record in records:
-        kinds = devices.setdefault(record.cost.get("device", "a device that is not in the record"), {})
+        kinds = devices.setdefault(record.device, {})
         seconds = record.cost["seconds_train"] + record.cost["seconds_evaluate"]
         kinds.setdefault(_kind(record.spec), []).append(seconds)
     return devices

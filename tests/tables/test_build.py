@@ -205,6 +205,14 @@ def test_runs_on_several_devices_are_warned_of() -> None:
     assert "some runs were trained on several devices" in header([shared])["WARNING"]
 
 
+def test_runs_of_different_devices_are_a_warning() -> None:
+    other = dataclasses.replace(made_record("pill"), cost={**BOTTLE.cost, "device": "another device"})
+    lines = header([BOTTLE, other])
+    assert lines["Device"] == f"{BOTTLE.device}; another device"
+    assert "cells mix 2 devices or numbers of threads" in lines["WARNING"]
+    assert "devices" not in header([BOTTLE, made_record("pill")])["WARNING"]
+
+
 def test_means_over_different_categories_are_a_warning() -> None:
     def warnings(*records: Record) -> str:
         return header(list(records))["WARNING"]

@@ -92,7 +92,7 @@ def _lines(cell: Cell) -> Iterator[tuple[str, str]]:
     yield "Seeds", f"{seeds} ({len(cell.seeds)} of {cell.seeds_planned})"
     yield "Categories", categories
     yield "Evaluation", _evaluation(cell.evaluation)
-    yield "Device", _distinct(str(record.cost.get("device", "not in the record")) for record in cell.records)
+    yield "Device", _distinct(record.device for record in cell.records)
     yield "Runs", _runs(cell.records)
 
 
