@@ -7,14 +7,14 @@ import zlib
 
 import pytest
 
-from tests.wandb_folder import BLOCK, FILE_HEADER, whole_records
+from tests.wandb_folder import BLOCK, FILE_HEADER, MAGIC, whole_records
 
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def log(records: list[bytes]) -> bytes:
     """LevelDB's log, written as its description has it: no chunk crosses a block of 32 KiB."""
-    data = bytes(FILE_HEADER)
+    data = MAGIC.ljust(FILE_HEADER, b"\0")
     for record in records:
         rest, begun = record, False
         while True:
@@ -38,7 +38,7 @@ def test_a_file_that_is_still_being_written_reads_as_the_records_that_are_whole(
     data = log(records)
     assert list(whole_records(data)) == records
     seen = set()
-    for end in range(0, len(data), 29):
+    for end in range(FILE_HEADER, len(data), 29):
         read = list(whole_records(data[:end] + unwritten))
         assert read == records[: len(read)]
         seen.add(len(read))

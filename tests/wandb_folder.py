@@ -13,6 +13,7 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as wire
 
+MAGIC = b":W&B"
 # LevelDB's log. A chunk's header is its checksum (of kind and text), length and kind.
 FILE_HEADER, BLOCK, CHUNK_HEADER = 7, 1 << 15, struct.Struct("<IHB")
 LAST_CHUNKS = (1, 4)  # a record in one chunk, the last of several
@@ -83,6 +84,7 @@ def _values(items: Any) -> dict[str, Any]:
 
 def whole_records(data: bytes) -> Iterator[bytes]:
     """The records that are wholly there: what is still being written ends in a chunk that is not."""
+    assert MAGIC.startswith(data[: len(MAGIC)])
     position, record = FILE_HEADER, b""
     while position + CHUNK_HEADER.size <= len(data):
         left = BLOCK - position % BLOCK
