@@ -34,7 +34,7 @@ smoke: $(READY)	## every table at smoke scale on generated images: no download, 
 	$(BIN)/anomaly-bench tables --train --profile smoke $(PLACES) $(SUITE)
 
 test: $(READY)	## the tests, on all cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)	## tests that take minutes: kills, full disks, Ray, Slurm, several devices, worked examples
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow

@@ -13,9 +13,9 @@ SEEDS = "0,1,2"
 RUNS = 12
 
 
-def start(results: Path, data_root: Path, *options: str) -> subprocess.Popen[str]:
+def start(results: Path, data_root: Path, *options: str, seeds: str = SEEDS) -> subprocess.Popen[str]:
     """The command that trains and builds the table; a process group of its own, as a terminal gives it one."""
-    words = ["table", TABLE, "--profile", "smoke", "--seeds", SEEDS, "--checkpoint-seconds", "0"]
+    words = ["table", TABLE, "--profile", "smoke", "--seeds", seeds, "--checkpoint-seconds", "0"]
     return subprocess.Popen(
         [sys.executable, "-m", "anomaly_bench", *words, *options],
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.launch.suite import RUNS, processes, records, start, table
+from tests.bench.launch.suite import RUNS, SEEDS, processes, records, start, table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for left processes in /proc")
 TOGETHER = 2  # workers
@@ -55,25 +55,36 @@ def only_finished_runs(results: Path) -> bool:
 class Suite:
     """One that nobody disturbed, and how long it took."""
 
+    seeds: str
     results: Path
     seconds: float
 
+    @property
+    def runs(self) -> int:
+        return RUNS * len(self.seeds.split(",")) // len(SEEDS.split(","))
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Suite:
+
+@pytest.fixture(scope="module", params=[SEEDS])
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Suite:
     results, begun = tmp_path_factory.mktemp("uninterrupted"), time.monotonic()
-    output = finish(start(results, data_root, "--workers", str(TOGETHER)))
-    assert f"[{RUNS} of {RUNS}]" in output
-    return Suite(results, time.monotonic() - begun)
+    output = finish(start(results, data_root, "--workers", str(TOGETHER), seeds=request.param))
+    suite = Suite(request.param, results, time.monotonic() - begun)
+    assert f"[{suite.runs} of {suite.runs}]" in output
+    return suite
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "uninterrupted"),
+    [(3, "0"), pytest.param(20, SEEDS, marks=pytest.mark.slow)],
+    indirect=["uninterrupted"],
+)
 def test_a_suite_that_is_killed_again_and_again_ends_with_the_same_table(
     kills: int, uninterrupted: Suite, data_root: Path, tmp_path: Path
 ) -> None:
     results, moments, seen, begun = tmp_path / "results", random.Random(0), dict[str, bytes](), set[str]()
+    workers = ("--workers", str(TOGETHER))
     for number in range(kills):
-        process = start(results, data_root, "--workers", str(TOGETHER))
+        process = start(results, data_root, *workers, seeds=uninterrupted.seeds)
         if number % 2:
             wait_for_checkpoint(process, results)
         with suppress(subprocess.TimeoutExpired):
@@ -87,9 +98,9 @@ def test_a_suite_that_is_killed_again_and_again_ends_with_the_same_table(
         assert now | seen == now  # what was finished stays as it was: nothing is trained to the end twice
         seen = now
         begun |= {path.name for path in results.glob("runs/.*.ckpt")}
-    finish(start(results, data_root, "--workers", str(TOGETHER)))
+    finish(start(results, data_root, *workers, seeds=uninterrupted.seeds))
     assert begun, "no kill came in the middle of a training"
-    assert len(records(results)) == RUNS
+    assert len(records(results)) == uninterrupted.runs
     assert records(results) | seen == records(results)
     assert table(results) == table(uninterrupted.results)
     assert only_finished_runs(results)
