@@ -73,7 +73,7 @@ tables: $(READY)	## build every table from the records there are; trains nothing
 report: $(READY)	## one HTML page with all tables and figures: results/report/index.html
 	$(BIN)/anomaly-bench report $(SHOWN) $(PLACES)
 
-claims: $(READY)	## what every variant in results/runs gains over RD trained alike: results/claims.csv
+claims: $(READY)	## what every variant in results/runs gains over RD trained alike: results/claims.md, .csv
 	$(BIN)/python experiments/claims.py $(if $(RESULTS),--results "$(RESULTS)")
 
 docs: $(READY)	## the API's pages from the docstrings: docs/api/index.html

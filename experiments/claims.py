@@ -10,7 +10,7 @@ many intervals some exclude zero by chance. There is a line for each category, a
 sides have; `complete` is False for data with files missing, which have pixel metrics alone if too few images are
 left, and empty where nothing official says what complete is.
 
-`make claims` writes results/claims.csv.
+`make claims` writes results/claims.csv, and to be read results/claims.md: its lines of one category each.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import argparse
 import csv
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ Pairs = list[list[tuple[Record, Record]]]  # variant and reference, by category 
 def main() -> int:
     """Print the lines and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the runs, claims.csv goes there")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the runs, claims.* go there")
     results = parser.parse_args().results
     rows = list(compare_all(Store(results)))
     if not rows:
@@ -82,6 +83,7 @@ def main() -> int:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    (results / "claims.md").write_text(markdown(rows))
     return 0
 
 
@@ -206,6 +208,58 @@ def value_of(record: Record, metric: str) -> float | None:
     except MissingError:
         return None
     return record.metrics[metric]
+
+
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+HEAD = """# What every variant gains, in points
+
+Variant minus what it is held against, trained alike on the same images: image AUROC with its 95 % interval in brackets,
+pixel AUROC and AUPRO, mean over the seeds; in parentheses each seed's, where there are several. What the pairs are, and
+what the intervals are worth, says [README.md](README.md); [claims.csv](claims.csv) has the values themselves, and means
+over the categories. `make claims` writes both.
+"""
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One table for each method and way of training: a line for each pair of variants, three columns a category."""
+    single = [row for row in rows if " " not in row["categories"]]
+    lines = [HEAD]
+    for (dataset, size, precision, epochs, teacher, student, method), group in groupby(single, _trained_alike):
+        pair = f"teacher {teacher}, student {student}" if student else f"teacher {teacher}"
+        lines += [f"## {method}, {epochs} epochs", "", f"On {dataset}, {size}x{size}, {precision}; {pair}.", ""]
+        lines += [*_table(list(group)), ""]
+    return "\n".join(lines)
+
+
+def _trained_alike(row: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("dataset", "image_size", "precision", "epochs", "teacher", "student", "method")
+    return tuple(row[name] for name in names)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    pairs = list(dict.fromkeys((row["settings"], row["against"]) for row in rows))
+    told: dict[tuple[str, str], dict[tuple[str, str], str]] = {}  # by category and metric, and then by pair
+    for row in sorted(rows, key=lambda row: row["categories"]):
+        for metric in METRICS:
+            if row[f"{metric}_points"]:
+                told.setdefault((row["categories"], metric), {})[row["settings"], row["against"]] = _told(row, metric)
+    heads = [f"{category}: {METRICS[metric]}" for category, metric in told]
+    yield _line(["Variant", "Against", *heads])
+    yield _line(["---"] * (2 + len(heads)))
+    for settings, against in pairs:
+        yield _line([settings or "its defaults", against, *(by.get((settings, against), "") for by in told.values())])
+
+
+def _told(row: dict[str, Any], metric: str) -> str:
+    mean = row[f"{metric}_points"]
+    if metric == "image_auroc":
+        return f"{mean} [{row['low']}, {row['high']}]"
+    by_seed = row[f"{metric}_points_by_seed"]
+    return mean if by_seed == mean else f"{mean} ({by_seed})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def points(fraction: float) -> str:

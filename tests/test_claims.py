@@ -123,6 +123,32 @@ def test_data_with_next_to_no_good_images_have_pixel_metrics_alone_and_are_in_no
     assert (toothbrush["pixel_auroc_points"], toothbrush["pixel_auroc_points_by_seed"]) == ("+20.00", "+20.00")
 
 
+def test_the_page_has_a_line_for_each_pair_and_columns_for_what_each_category_has(tmp_path: Path) -> None:
+    import claims
+
+    records = [made_record(name, method=method) for name in ("bottle", "pill") for method in ("rd", "fmm_scsatt")]
+    records += [made_record("pill", method=method, seed=1) for method in ("rd", "fmm_scsatt")]
+    small = [without_masks(made_record("pill", method=method, image_size="32")) for method in ("rd", "fmm_scsatt")]
+    rows = compared(tmp_path, *records, *small, made_record("pill", method="fmm_scsatt", fmm="false"))
+    tiny, large = (page.splitlines() for page in claims.markdown(rows).split("\n## ")[1:])
+    assert [line.count("|") for line in tiny[4:]] == [4, 4, 4]
+    head, _, *lines = (line.strip("| ").split(" | ") for line in large[4:] if line)
+    assert head[2:] == [
+        f"{name}: {what}" for name in ("bottle", "pill") for what in ("image AUROC", "pixel AUROC", "AUPRO")
+    ]
+    assert [line[:2] for line in lines] == [
+        ["its defaults", "rd"],
+        ["fmm=false", "rd"],
+        ["fmm=false", "fmm_scsatt"],
+    ]
+    row = next(row for row in rows if (row["categories"], row["image_size"]) == ("pill", 256))
+    assert lines[0][5:7] == [
+        f"{row['image_auroc_points']} [{row['low']}, {row['high']}]",
+        f"+20.00 ({row['pixel_auroc_points_by_seed']})",
+    ]
+    assert [cell.strip() for cell in lines[1][2:5]] == ["", "", ""]
+
+
 def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path: Path) -> None:
     """AST-MFR's student in `lite`; CIFAR-10's images of 32x32, which have no masks either."""
     ablation = made_record("pill", method="ast_mfr", mask_rate="0.3")
@@ -160,7 +186,8 @@ def test_the_committed_claims_are_what_the_committed_records_give() -> None:
 
     with (RESULTS / "claims.csv").open(newline="") as file:
         committed = list(csv.DictReader(file))
-    rows = claims.compare_all(Store(RESULTS))
+    rows = list(claims.compare_all(Store(RESULTS)))
+    assert (RESULTS / "claims.md").read_text() == claims.markdown(rows)
     assert committed == [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
 
 
