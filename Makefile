@@ -40,7 +40,7 @@ test-slow: $(READY)	## tests that take minutes: kills, full disks, Ray, Slurm, s
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-real: $(READY)	## tests that train on real images; needs ANOMALY_BENCH_DATA and ANOMALY_BENCH_WEIGHTS
-	$(BIN)/pytest -m real
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m real -n auto
 
 test-browser: $(READY)	## tests of the report in a real browser; needs Chromium
 	$(BIN)/pytest -m browser
