@@ -125,7 +125,7 @@ def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> I
             **variant._asdict(),
             "settings": " ".join(variant.settings),
             "against": " ".join(filter(None, (reference.method, *reference.settings, epochs))),
-            "categories": " ".join(categories),
+            "categories": ",".join(categories),
             "complete": complete[categories[0]],
             "seeds": " ".join(map(str, seeds)),
             **image_gain(pairs, store),
@@ -222,7 +222,7 @@ over the categories. `make claims` writes both.
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """One table for each method and way of training: a line for each pair of variants, three columns a category."""
-    single = [row for row in rows if " " not in row["categories"]]
+    single = [row for row in rows if "," not in row["categories"]]
     lines = [HEAD]
     for (dataset, size, precision, epochs, teacher, student, method), group in groupby(single, _trained_alike):
         pair = f"teacher {teacher}, student {student}" if student else f"teacher {teacher}"
@@ -232,8 +232,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _trained_alike(row: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("dataset", "image_size", "precision", "epochs", "teacher", "student", "method")
-    return tuple(row[name] for name in names)
+    return tuple(row[name] for name in Variant._fields if name != "settings")
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

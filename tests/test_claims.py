@@ -56,7 +56,7 @@ def test_a_row_is_the_paired_difference_over_what_both_sides_have(tmp_path: Path
     assert [(row["categories"], row["seeds"]) for row in (bottle, pill, both)] == [
         ("bottle", "0"),
         ("pill", "0 1"),
-        ("bottle pill", "0"),
+        ("bottle,pill", "0"),
     ]
     assert {(row["method"], row["settings"], row["against"]) for row in (bottle, pill, both)} == {
         ("fmm_scsatt", "", "rd")
@@ -116,7 +116,7 @@ def test_data_with_next_to_no_good_images_have_pixel_metrics_alone_and_are_in_no
     cut = {"complete": False, "counts": counts | {"test_good": 1}, "official_counts": counts}
     few = [with_data(made_record("toothbrush", method=method), **cut) for method in ("rd", "fmm_scsatt")]
     rows = {row["categories"]: row for row in compared(tmp_path, *records, *few)}
-    assert list(rows) == ["bottle", "pill", "toothbrush", "bottle pill"]
+    assert list(rows) == ["bottle", "pill", "toothbrush", "bottle,pill"]
     toothbrush = rows["toothbrush"]
     assert [row["complete"] for row in rows.values()] == [True, True, False, True]
     assert [toothbrush[name] for name in ("image_auroc_by_seed", "image_auroc_points", "low")] == ["", "", ""]
