@@ -125,7 +125,7 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     for failed in work.failed:
-        print(f"error: {failed.spec.title} failed before: {failed.reason}.", file=sys.stderr)
+        print(f"error: {failed.spec.label} failed before: {failed.reason}.", file=sys.stderr)
     return 1 if failures or work.failed else 0
 
 

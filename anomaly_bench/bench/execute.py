@@ -164,7 +164,7 @@ def _train(
             return train_and_evaluate(spec, method, data, checkpoints, places.conduct, watch, follow)
     except LostDeviceError as error:
         raise RunFailedError(
-            f"{spec.title} failed: {error}; the same command goes on from the last checkpoint."
+            f"{spec.label} failed: {error}; the same command goes on from the last checkpoint."
         ) from error
     except (TrainingDivergedError, NonFiniteError, RuntimeError, MemoryError) as error:
         # These would go wrong again from there, as what fails before the first epoch does. Anything else may be over by
@@ -183,7 +183,7 @@ def _failed(spec: RunSpec, error: Exception, store: Store) -> RunFailedError:
         raise error
     reason = f"out of memory at batch size {spec.protocol.batch_size}" if memory else str(error)
     store.write_failure(Failure(spec, reason))
-    return RunFailedError(f"{spec.title} failed: {reason}.", out_of_memory=memory)
+    return RunFailedError(f"{spec.label} failed: {reason}.", out_of_memory=memory)
 
 
 def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool, keep: Keep) -> None:

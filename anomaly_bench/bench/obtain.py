@@ -61,7 +61,7 @@ def obtain(
             return Obtained(found, "found")
         failure = store.load(spec.run_id)
         if isinstance(failure, Failure) and failure.final and not retry_failed:
-            raise RunFailedError(f"{spec.title} failed: {failure.reason}.")
+            raise RunFailedError(f"{spec.label} failed: {failure.reason}.")
         return _make(spec, evaluation, places, store, again=again, replace_unfit=replace_unfit)
 
 

@@ -50,13 +50,13 @@ class Curves(Callback):
 class Progress(Callback):
     """A bar of training steps and one of test batches; where there is no terminal, ten lines instead of the bar."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, label: str) -> None:
+        self.label = label
         self.bar: tqdm[Any] = tqdm(disable=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = int(trainer.estimated_stepping_batches)
-        self.bar = tqdm(total=steps, desc=f"train {self.title}", unit="step", disable=None, leave=False)
+        self.bar = tqdm(total=steps, desc=f"train {self.label}", unit="step", disable=None, leave=False)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.update()
@@ -68,14 +68,14 @@ class Progress(Callback):
         done = f"epoch {epoch} of {trainer.max_epochs}" + ("" if loss is None else f", loss {float(loss):.4f}")
         self.bar.set_postfix_str(done)
         if self.bar.disable and epoch % max(trainer.max_epochs // 10, 1) == 0:
-            say(f"  {self.title}: {done}")
+            say(f"  {self.label}: {done}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.close()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = int(sum(trainer.num_predict_batches))
-        self.bar = tqdm(total=batches, desc=f"evaluate {self.title}", unit="batch", disable=None, leave=False)
+        self.bar = tqdm(total=batches, desc=f"evaluate {self.label}", unit="batch", disable=None, leave=False)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.update()

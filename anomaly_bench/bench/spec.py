@@ -89,6 +89,11 @@ class RunSpec:
         options = "".join(f" {name}={as_set(value)}" for name, value in self.options)
         return f"{self.method}{options} {self.dataset}/{self.category} seed {self.seed}"
 
+    @property
+    def label(self) -> str:
+        """`rd mvtec/bottle seed 0 [3cd149c8f78d8a38]`: runs of one suite may have the same title."""
+        return f"{self.title} [{self.run_id}]"
+
     def any_seed(self) -> RunSpec:
         """What the seeds of one table cell have in common."""
         return replace(self, seed=-1)

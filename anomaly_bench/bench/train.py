@@ -73,7 +73,7 @@ def train_and_evaluate(
     `follow` prepares what each of the run's devices but the first does meanwhile, see `devices.gathered`.
     """
     curves = Curves()
-    onlookers: list[Callback] = [Progress(spec.title)] if conduct.show else []
+    onlookers: list[Callback] = [Progress(spec.label)] if conduct.show else []
     with quiet_lightning():
         with gathered(conduct.devices, follow) as group:
             onlookers += [EndsWhenTold()] if group.size > 1 else []

@@ -216,7 +216,7 @@ def _line(run: PlannedRun, outcome: Outcome) -> str:
     if outcome.ending == "failed":
         return outcome.reason.rstrip(".")
     shown = "undefined" if outcome.image_auroc is None else f"{outcome.image_auroc:.4f}"
-    return f"{run.spec.title}: {outcome.ending}, image AUROC {shown}"
+    return f"{run.spec.label}: {outcome.ending}, image AUROC {shown}"
 
 
 @contextmanager

@@ -30,6 +30,13 @@ def test_the_canonical_form_is_pinned() -> None:
     assert spec().run_id == "3cd149c8f78d8a38"  # every committed record rests on this
 
 
+def test_a_label_tells_runs_of_one_title_apart() -> None:
+    other = spec(protocol=dataclasses.replace(spec().protocol, batch_size=4))
+    assert spec().label == "rd mvtec/bottle seed 0 [3cd149c8f78d8a38]"
+    assert other.title == spec().title
+    assert other.label != spec().label
+
+
 @pytest.mark.parametrize(
     "change",
     [

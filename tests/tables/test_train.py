@@ -62,10 +62,11 @@ def test_a_bad_run_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.
     tried = obtaining(monkeypatch, dict(errors))
     failures = do(tmp_path, "carpet", "grid", "leather", "tile")
     assert [spec.category for spec in tried] == ["carpet", "grid", "leather", "tile"]
+    ids = {spec.category: spec.run_id for spec in tried}
     assert failures == [
-        "rd mvtec/carpet seed 0 failed: mvtec/carpet/a.png is damaged; replace it.",
+        f"rd mvtec/carpet seed 0 [{ids['carpet']}] failed: mvtec/carpet/a.png is damaged; replace it.",
         "rd grid failed: NaN.",
-        "rd mvtec/leather seed 0 failed: ValueError: a bug.",
+        f"rd mvtec/leather seed 0 [{ids['leather']}] failed: ValueError: a bug.",
     ]
     kept = [entry for entry in Store(tmp_path) if isinstance(entry, Failure)]
     assert {(failure.spec.category, failure.final) for failure in kept} == {("carpet", False), ("leather", False)}
@@ -179,5 +180,6 @@ def test_a_final_failure_of_another_suite_is_not_repeated(tmp_path: Path, monkey
         raise AssertionError("this must not train")
 
     monkeypatch.setattr("anomaly_bench.bench.obtain._make", no_training)
-    Store(tmp_path).write_failure(Failure(planned("carpet")[0].spec, "the loss is nan in epoch 2"))
-    assert do(tmp_path, "carpet") == ["rd mvtec/carpet seed 0 failed: the loss is nan in epoch 2."]
+    spec = planned("carpet")[0].spec
+    Store(tmp_path).write_failure(Failure(spec, "the loss is nan in epoch 2"))
+    assert do(tmp_path, "carpet") == [f"rd mvtec/carpet seed 0 [{spec.run_id}] failed: the loss is nan in epoch 2."]

@@ -110,7 +110,7 @@ def _outcome(ticket: Ticket, run: PlannedRun, engine: Engine) -> Outcome:
         if reason is None:
             raise
         Store(engine.job.places.results).claim_and_write_failure(Failure(run.spec, reason, final=False))
-        return Outcome("failed", f"{run.spec.title} failed: {reason}.")
+        return Outcome("failed", f"{run.spec.label} failed: {reason}.")
     if outcome.ending == "stop":
         raise StoreError(outcome.reason)
     return outcome

@@ -110,7 +110,7 @@ def _fail(spec: RunSpec, reason: str, store: Store) -> Outcome:
         store.claim_and_write_failure(Failure(spec, reason.rstrip("."), final=False))
     except StoreError as error:
         return Outcome("stop", str(error))
-    return Outcome("failed", f"{spec.title} failed: {reason.rstrip('.')}.")
+    return Outcome("failed", f"{spec.label} failed: {reason.rstrip('.')}.")
 
 
 def _without_places(reason: str, places: Places) -> str:

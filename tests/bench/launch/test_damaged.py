@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_a_damaged_image_costs_its_own_category_alone_until_it_is_mended(
     assert by_category(data, Record) == {"nut": 2}
     assert by_category(data, Failure) == {"bolt": 2, "washer": 2}
     for name in whole:
-        assert f"folder/{name.partition('/')[0]} seed 0 failed: {name} cannot be read" in said.err
+        label = rf"folder/{name.partition('/')[0]} seed 0 \[\w{{16}}\]"
+        assert re.search(rf"{label} failed: {re.escape(name)} cannot be read", said.err)
         assert f"failed: {name} cannot be read" in said.out  # a footnote of its category's cells
     assert "mean over 1 of 3 categories (nut)" in said.out
 
