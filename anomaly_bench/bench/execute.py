@@ -143,7 +143,7 @@ def prepare_share(
     method = build_method(spec, networks)
 
     def work(group: Group) -> None:
-        method.seed_noise(spec.derive_seed(f"noise {group.rank}"))
+        method.seed_noise(spec.derive_seed("noise"), training=spec.derive_seed(f"noise {group.rank}"))
         train_share(spec, method, data, checkpoints, places.conduct, group)
 
     return work

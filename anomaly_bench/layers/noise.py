@@ -15,10 +15,13 @@ class NoiseSource:
 
     Args:
         seed: two sources of the same seed give the same numbers.
+        running: seed of the running generators alone; None for `seed`. Where several processes share a run, each has
+            its own, and what is drawn alike at every call is alike in all of them.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, running: int | None = None) -> None:
         self.seed = seed
+        self.running = seed if running is None else running
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device | str) -> torch.Generator:
@@ -26,7 +29,7 @@ class NoiseSource:
         # "cuda" and "cuda:0" may be one device, and must not become two generators that repeat each other.
         place = torch.empty(0, device=device).device
         if place not in self._generators:
-            self._generators[place] = torch.Generator(place).manual_seed(self.seed)
+            self._generators[place] = torch.Generator(place).manual_seed(self.running)
         return self._generators[place]
 
     def fixed(self, device: torch.device | str, stream: int) -> torch.Generator:

@@ -98,6 +98,8 @@ class MaskedFeatureRegeneration(DistillationMethod):
         check_not_negative("alpha", options["alpha"])
         if not options["mfr_stages"]:
             check_idle(cls, options, ["mask_rate"], "mfr_stages=[]")
+        if not options["alpha"]:
+            check_idle(cls, options, ["l2_squared"], "alpha=0")
 
     def head(self, stage: int, student_width: int, teacher_width: int) -> nn.Module:
         """What follows one stage of the student: MFR, or at most an alignment where there is none."""

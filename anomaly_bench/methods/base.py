@@ -85,9 +85,14 @@ class DistillationMethod(lightning.LightningModule):
             options: every option of the method, defaults included.
         """
 
-    def seed_noise(self, seed: int) -> None:
-        """Masks and noise are drawn anew from `seed`, whatever else is drawn."""
-        self.noise = NoiseSource(seed)
+    def seed_noise(self, seed: int, *, training: int | None = None) -> None:
+        """Masks and noise are drawn anew, whatever else is drawn.
+
+        Args:
+            seed: the run's.
+            training: of what training draws, None for `seed`: devices that share a run draw apart, and test alike.
+        """
+        self.noise = NoiseSource(seed, running=training)
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """S_k of `stages`, each shaped like its T_k; images are (N, 3, H, W) in [0, 1], `teacher_features` T1 T2 T3."""

@@ -55,6 +55,7 @@ DEPENDENT = {
     "gfrb": ("d_state", "expand"),
     "prl": ("lr_refinement", "detach_map"),
     "contrast_weight": ("margin",),
+    "noise_std": ("noise_at", "noise_mode"),  # and not noise_share, which L_con goes by
 }
 
 
@@ -135,7 +136,11 @@ class DualLearning(DistillationMethod):
             check_not_negative(name, options[name])
         for switch, names in DEPENDENT.items():
             if not options[switch]:
-                check_idle(cls, options, names, f"{switch}={'0' if switch == 'contrast_weight' else 'false'}")
+                check_idle(cls, options, names, f"{switch}={'false' if options[switch] is False else '0'}")
+        if not options["lfrb"] and not options["prl"]:
+            check_idle(cls, options, ["patches"], "lfrb=false and prl=false")
+            if not options["gfrb"]:
+                check_idle(cls, options, ["ffn_ratio"], "gfrb=false, lfrb=false and prl=false")
         for name in ("d_state", "expand", "ffn_ratio", "lr_refinement"):
             if options[name] <= 0:
                 raise UserError(f"{name} must be above 0, not {options[name]:g}.")

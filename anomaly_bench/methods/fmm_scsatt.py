@@ -169,6 +169,8 @@ class FeatureMaskGeneration(DistillationMethod):
         for switch, names in DEPENDENT.items():
             if not options[switch]:
                 check_idle(cls, options, names, f"{switch}=false")
+        if not options["mask_rate"]:
+            check_idle(cls, options, ["mask_at_test", "mask_rescale"], "mask_rate=0")
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:
         """F_G of the fused stages; the student never sees `images`."""

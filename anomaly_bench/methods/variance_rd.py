@@ -89,6 +89,9 @@ class VarianceReverseDistillation(ReverseDistillation):
         check_not_negative("variance_weight", options["variance_weight"])
         if options["distance"] == "cosine":
             check_idle(cls, options, ["reduction"], "distance=cosine")
+        if not options["variance_weight"]:
+            names = ["variance_stages", "distance", "reduction", "detach_mean"]
+            check_idle(cls, options, names, "variance_weight=0")
         if protocol.batch_size < 2:
             raise UserError("batch_size must be at least 2: the variance loss compares the images of a batch.")
 

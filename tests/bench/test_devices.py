@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from lightning import Trainer
 from safetensors.torch import load_file
 from torch import Tensor, distributed
 
+from anomaly_bench.bench import execute as execute_module
 from anomaly_bench.bench import train as train_module
 from anomaly_bench.bench.ddp import synchronise_batch_norm
 from anomaly_bench.bench.devices import Group, Work, check_devices, gathered
@@ -143,6 +145,20 @@ def test_one_student_has_the_same_maps_on_three_devices_as_on_one_to_the_last_bi
     assert not distributed.is_initialized()
     assert together.keys() == alone.keys()
     assert all(len(alone[name]) == 40 and np.array_equal(together[name], alone[name]) for name in alone)
+
+
+def test_devices_mask_apart_in_training_and_alike_at_test(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("fmm_scsatt", mask_at_test=True)
+    networks, methods = find_networks(spec, None), []
+    monkeypatch.setattr(execute_module, "train_share", lambda spec, method, *_: methods.append(method))
+    methods.append(build_method(spec, networks))
+    for rank in (1, 2):
+        execute_module.prepare_share(spec, places, networks, None)(Group(rank, 3))
+    features = torch.ones(2, 3, 16, 16)
+    at_test, in_training = ([method.train(mode).mask(features, 1) for method in methods] for mode in (False, True))
+    assert torch.equal(at_test[0], at_test[1])
+    assert torch.equal(at_test[0], at_test[2])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(in_training, 2))
 
 
 def shared_by_hand(spec: RunSpec, places: Places) -> tuple[dict[str, Tensor], list[float]]:
