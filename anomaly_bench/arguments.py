@@ -10,10 +10,46 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
+from anomaly_bench.errors import UserError
+
 if TYPE_CHECKING:
     from anomaly_bench.bench.places import Places
     from anomaly_bench.bench.spec import PlannedRun
     from anomaly_bench.bench.store import Store
+
+
+# Options of a suite that mean nothing where nothing is trained; workers and launcher, which make passes on, are let be.
+OF_TRAINING = ("categories", "seeds", "retry_failed", "again", "halve_batch", "slurm")
+
+
+def refuse_idle(arguments: Namespace, beside: str, *more: str, remedy: str = "leave it out") -> None:
+    """Raise UserError for an option of training, or one of `more`, that is given and would change nothing."""
+    for name in (*more, *OF_TRAINING):
+        if arguments[name]:
+            raise UserError(f"--{name.replace('_', '-')} has no effect with {beside}; {remedy}.")
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """`--categories`, None where all are meant; raises UserError where it names none."""
+    names = None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    if names == []:
+        raise UserError("--categories names none; name some such as bottle,pill, or leave it out.")
+    return names
+
+
+def seeds_in(text: str | None) -> list[int] | None:
+    """`--seeds`, None where all are meant; raises UserError for anything but whole numbers."""
+    try:
+        return None if text is None else [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds takes whole numbers such as 0,1,2, not '{text}'.") from error
+
+
+def results_of(arguments: Namespace) -> Path:
+    """The results folder; raises UserError for an empty name, which would be the working directory."""
+    if not arguments.results:
+        raise UserError("--results is empty; name a folder, or leave it out.")
+    return Path(arguments.results)
 
 
 def places_of(arguments: Namespace) -> Places:
@@ -25,7 +61,7 @@ def places_of(arguments: Namespace) -> Places:
     named = {field.name: arguments[field.name] for field in fields(Conduct) if field.name in arguments}
     return Places(
         Path(arguments.data_root),
-        Path(arguments.results),
+        results_of(arguments),
         weights,
         arguments.get("allow_unverified_data", False),
         None if cache == "off" else Path(cache),
@@ -47,7 +83,7 @@ def store_of(arguments: Namespace) -> Store:
     """The store of runs in the results folder."""
     from anomaly_bench.bench.store import Store
 
-    return Store(Path(arguments.results))
+    return Store(results_of(arguments))
 
 
 def complain(store: Store) -> None:

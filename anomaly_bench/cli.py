@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from anomaly_bench import __version__
-from anomaly_bench.arguments import complain, places_of, store_of, watched
+from anomaly_bench.arguments import complain, names_in, places_of, refuse_idle, seeds_in, store_of, watched
 from anomaly_bench.bench.recall import recalling
 from anomaly_bench.commands_use import export_command, predict_command
 from anomaly_bench.errors import UserError, nearest
@@ -53,6 +53,7 @@ def run_command(arguments: Namespace) -> int:
     spec, evaluation = resolve(
         arguments.method, arguments.dataset, arguments.category, profile, seed=arguments.seed, settings=settings
     )
+    from anomaly_bench.bench.few_images import shown_metrics
     from anomaly_bench.bench.obtain import obtain
     from anomaly_bench.bench.store import RunFailedError
 
@@ -64,9 +65,8 @@ def run_command(arguments: Namespace) -> int:
         return 1
     finally:
         complain(store)
-    entry = obtained.record.evaluations[evaluation.eval_id]
     print(f"run {spec.run_id} ({spec.title}): {obtained.how}")
-    _print_metrics(entry["metrics"], entry["undefined"])
+    _print_metrics(*shown_metrics(obtained.record, evaluation.eval_id))
     return 0
 
 
@@ -86,8 +86,10 @@ def table_command(arguments: Namespace) -> int:
     from anomaly_bench.tables.publish import build_by_name, profile_table, write_table
     from anomaly_bench.tables.render import to_markdown
 
+    if arguments.no_train:
+        refuse_idle(arguments, "--no-train", "dry_run")
     profile, places, store = load_profile(arguments.profile), places_of(arguments), store_of(arguments)
-    categories, seeds = _names(arguments.categories), _seeds(arguments.seeds)
+    categories, seeds = names_in(arguments.categories), seeds_in(arguments.seeds)
     table = profile_table(arguments.table, profile, places.data_root, peers=arguments.peers)
     runs = table_runs(table, profile, places.data_root, categories=categories, seeds=seeds)
     places = watched(places, arguments, profile.name, {table.name: runs})
@@ -113,12 +115,12 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
 
     retry, again = arguments.retry_failed, arguments.again
     asked_for = arguments.categories is not None
+    slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
+    workers = Workers(arguments.launcher, arguments.workers, slurm)
     work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_unfit=again)
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
         return 0
-    slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
-    workers = Workers(arguments.launcher, arguments.workers, slurm)
     shown = replace(places.conduct, show=workers.in_this_process)
     job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry, again)
     failures = do_work(work, job, workers)
@@ -136,20 +138,6 @@ def _show_to_wandb(tables: Sequence[BuiltTable], places: Places) -> None:
         publish_suite(tables, places.conduct.onlookers, places.results)
 
 
-def _names(text: str | None) -> list[str] | None:
-    names = None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-    if names == []:
-        raise UserError("--categories names none; name some such as bottle,pill, or leave it out.")
-    return names
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--seeds takes whole numbers such as 0,1,2, not '{text}'.") from error
-
-
 def tables_command(arguments: Namespace) -> int:
     """`anomaly-bench tables`."""
     from anomaly_bench.bench.profiles import load_profile
@@ -159,14 +147,14 @@ def tables_command(arguments: Namespace) -> int:
 
     places, store, asked, status = places_of(arguments), store_of(arguments), arguments.profile, 0
     if arguments.check:
+        refuse_idle(arguments, "--check", "train", "dry_run", "profile")
         return _check_tables(store, places.data_root)
     places = watched(places, arguments, asked or "", {})
-    if arguments.train or arguments.dry_run:
-        profile, categories, seeds = (
-            load_profile(asked or "paper"),
-            _names(arguments.categories),
-            _seeds(arguments.seeds),
-        )
+    if not (arguments.train or arguments.dry_run):
+        refuse_idle(arguments, "tables alone", remedy="add --train")
+    else:
+        profile = load_profile(asked or "paper")
+        categories, seeds = names_in(arguments.categories), seeds_in(arguments.seeds)
         suite = suite_runs(profile, places.data_root, categories=categories, seeds=seeds)
         places = watched(places, arguments, profile.name, suite)
         print(describe_suite(suite, store), file=sys.stderr)
@@ -187,6 +175,8 @@ def tables_command(arguments: Namespace) -> int:
 def _check_tables(store: Store, data_root: Path) -> int:
     from anomaly_bench.tables.publish import stale_tables
 
+    if not (store.runs.is_dir() or (store.results / "tables").is_dir()):
+        raise UserError(f"{store.results} has neither runs nor tables; choose another --results.")
     stale = stale_tables(store, data_root)
     for path in stale:
         print(f"{path} is not what the records give; run `anomaly-bench tables` for its profile.", file=sys.stderr)
@@ -210,6 +200,8 @@ def report_command(arguments: Namespace) -> int:
         for sentence in draw_figures(tables, index, places, store) if any(built.records for built in tables) else []:
             print(sentence, file=sys.stderr)
     complain(store)
+    if not store.runs.is_dir():
+        print(f"warning: {store.results} has no runs, so the report has printed numbers alone.", file=sys.stderr)
     print(write_report(shown, store.results))
     _show_to_wandb(shown, places)
     return 0
@@ -238,6 +230,8 @@ def list_command(arguments: Namespace) -> int:
     store = store_of(arguments)
     for line in lines(arguments.what, store):
         print(line)
+    if arguments.what == "runs" and not store.runs.is_dir():
+        print(f"{store.results} has no runs.", file=sys.stderr)
     complain(store)
     return 0
 

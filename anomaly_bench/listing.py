@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from anomaly_bench.bench.catalog import dataset_names, load_method, method_names, peer_names
 from anomaly_bench.bench.spec import as_set
-from anomaly_bench.bench.store import Failure, Store
+from anomaly_bench.bench.store import Failure, Record, Store
 from anomaly_bench.methods.options import OURS, STATED, option_sources
 
 if TYPE_CHECKING:
     from anomaly_bench.methods.base import DistillationMethod
+    from anomaly_bench.methods.protocol import Protocol
 
 
 def lines(what: str, store: Store) -> Iterator[str]:
@@ -30,8 +31,8 @@ def lines(what: str, store: Store) -> Iterator[str]:
         yield from _tables()
     else:
         for entry in store:
-            shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry.metrics)
-            yield f"{entry.spec.run_id}  {entry.spec.title}  {entry.spec.protocol.summary}  {shown}"
+            shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry)
+            yield f"{entry.spec.run_id}  {entry.spec.title}  {_protocol(entry.spec.protocol)}  {shown}"
 
 
 def _method(name: str) -> Iterator[str]:
@@ -74,6 +75,15 @@ def _tables() -> Iterator[str]:
         yield f"{name}: {load_table(name).title}"
 
 
-def _metrics(metrics: dict[str, float | None]) -> str:
+def _protocol(protocol: Protocol) -> str:
+    size = f"{protocol.image_size}x{protocol.image_size}"
+    rates = f"learning rate {protocol.lr:g}, weight decay {protocol.weight_decay:g}"
+    return f"{protocol.summary}, {rates}, {size}, {protocol.precision}"
+
+
+def _metrics(record: Record) -> str:
+    from anomaly_bench.bench.few_images import shown_metrics
+
+    metrics, _ = shown_metrics(record, record.evaluation)
     keys = ("image_auroc", "pixel_auroc", "aupro")
     return "  ".join(f"{key} {'-' if metrics[key] is None else format(metrics[key], '.4f')}" for key in keys)

@@ -8,7 +8,8 @@ image AUROCs in percent or differences in points, mean over the categories. Diff
 seeds (`anomaly_bench.tables.paired`); a few seeds show too little of what seeds do, whatever the interval, and of
 many intervals some exclude zero by chance. There is a line for each category, and one for all complete ones that both
 sides have; `complete` is False for data with files missing, which have pixel metrics alone if too few images are
-left, and empty where nothing official says what complete is.
+left, and empty where nothing official says what complete is. `device` is `other` where the two sides of a pair are of
+different devices or numbers of threads, which can move numbers as another seed does.
 
 `make claims` writes results/claims.csv, and to be read results/claims.md: its lines of one category each.
 """
@@ -21,18 +22,20 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomaly_bench.arguments import complain
 from anomaly_bench.bench.catalog import load_dataset, load_method
+from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.resolve import own_protocol
-from anomaly_bench.bench.spec import RunSpec, as_set
+from anomaly_bench.bench.spec import EvalSpec, RunSpec, as_set
 from anomaly_bench.bench.store import Record, Store
-from anomaly_bench.tables.measures import MissingError, require_images
+from anomaly_bench.tables.index import Index
+from anomaly_bench.tables.measures import ScoresOf
 from anomaly_bench.tables.paired import paired_interval
-from anomaly_bench.tables.scores import Scores, read_scores
+from anomaly_bench.tables.scores import Scores
 
 RESULTS = Path(__file__).parent.parent / "results"
 BASELINE = "rd"
@@ -68,12 +71,22 @@ Runs = dict[Variant, dict[Place, Record]]
 Pairs = list[list[tuple[Record, Record]]]  # variant and reference, by category and then by seed
 
 
+class NoScoresError(Exception):
+    """A run has lost its image scores, or they are broken; the store complains of which."""
+
+
 def main() -> int:
     """Print the lines and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with the runs, claims.* go there")
     results = parser.parse_args().results
-    rows = list(compare_all(Store(results)))
+    store = Store(results)
+    try:
+        rows = list(compare_all(store))
+    except NoScoresError:
+        complain(store)
+        return 2
+    complain(store)
     if not rows:
         print(f"{results} has no two runs to compare: run a method and rd on the same category.", file=sys.stderr)
         return 2
@@ -90,12 +103,13 @@ def main() -> int:
 def compare_all(store: Store) -> Iterator[dict[str, Any]]:
     """One row for each variant, reference and set of categories."""
     runs: Runs = {}
+    scores_of = Index.of_store(store).scores_of
     for record in store:
         if isinstance(record, Record) and is_whole_and_current(record.spec):
             runs.setdefault(variant_of(record), {})[place_of(record)] = record
     for variant in sorted(runs):
         for reference in references(variant, runs):
-            yield from compare(variant, reference, runs, store)
+            yield from compare(variant, reference, runs, scores_of)
 
 
 def references(variant: Variant, runs: Runs) -> list[Variant]:
@@ -108,7 +122,7 @@ def references(variant: Variant, runs: Runs) -> list[Variant]:
     return [one for one in dict.fromkeys((baseline, *shorter, own, *fewer)) if one != variant]
 
 
-def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> Iterator[dict[str, Any]]:
+def compare(variant: Variant, reference: Variant, runs: Runs, scores_of: ScoresOf) -> Iterator[dict[str, Any]]:
     """Each category that both have, then all complete ones over the seeds that none lacks."""
     common = sorted(runs[variant].keys() & runs.get(reference, {}).keys())
     complete = {place.category: runs[variant][place].evidence["data"]["complete"] for place in common}
@@ -128,7 +142,8 @@ def compare(variant: Variant, reference: Variant, runs: Runs, store: Store) -> I
             "categories": ",".join(categories),
             "complete": complete[categories[0]],
             "seeds": " ".join(map(str, seeds)),
-            **image_gain(pairs, store),
+            "device": "same" if all(a.device == b.device for row in pairs for a, b in row) else "other",
+            **image_gain(pairs, scores_of),
             **pixel_gain(pairs, "pixel_auroc"),
             **pixel_gain(pairs, "aupro"),
         }
@@ -161,25 +176,22 @@ def place_of(record: Record) -> Place:
     )
 
 
-def scores(record: Record, store: Store) -> Scores:
-    return _read(store, record.spec.run_id, record.evaluation)
+def image_scores(record: Record, scores_of: ScoresOf) -> Scores:
+    scores = scores_of(record, EvalSpec(**record.evaluations[record.evaluation]["spec"]))
+    if scores is None:
+        raise NoScoresError
+    return scores
 
 
-@cache  # a reference is held against many variants, and `paired` remembers what it has drawn from the same scores
-def _read(store: Store, run_id: str, eval_id: str) -> Scores:
-    text = store.read_scores(run_id, eval_id)
-    if text is None:
-        raise SystemExit(f"Run {run_id} has lost its scores; run it --again.")
-    return read_scores(text)
-
-
-def image_gain(pairs: Pairs, store: Store) -> dict[str, str]:
+def image_gain(pairs: Pairs, scores_of: ScoresOf) -> dict[str, str]:
     """Both sides' image AUROC, their difference and its interval; empty where there are too few images for it."""
     both = [by_seed(pairs, "image_auroc", side) for side in (0, 1)]
     columns = dict.fromkeys(("image_auroc_by_seed", "against_by_seed", "image_auroc_points", "low", "high"), "")
     if not all(both):
         return columns
-    interval = paired_interval([[(scores(a, store), scores(b, store)) for a, b in category] for category in pairs])
+    interval = paired_interval(
+        [[(image_scores(a, scores_of), image_scores(b, scores_of)) for a, b in category] for category in pairs]
+    )
     told = [" ".join(f"{100 * value:.2f}" for value in values) for values in both]
     told += [points(value) for value in (interval.difference, interval.low, interval.high)]
     return dict(zip(columns, told, strict=True))
@@ -202,12 +214,7 @@ def by_seed(pairs: Pairs, metric: str, side: int) -> list[float]:
 
 def value_of(record: Record, metric: str) -> float | None:
     """A metric as tables show it: none of images where next to no test images are there."""
-    try:
-        if metric == "image_auroc":
-            require_images(record)
-    except MissingError:
-        return None
-    return record.metrics[metric]
+    return shown_metrics(record, record.evaluation)[0][metric]
 
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -217,6 +224,9 @@ Variant minus what it is held against, trained alike on the same images: image A
 pixel AUROC and AUPRO, mean over the seeds; in parentheses each seed's, where there are several. What the pairs are, and
 what the intervals are worth, says [README.md](README.md); [claims.csv](claims.csv) has the values themselves, and means
 over the categories. `make claims` writes both.
+
+Marked † are pairs whose two sides are of different devices or numbers of threads, for one seed at least: sums in
+another order can move numbers as another seed does.
 """
 
 
@@ -250,11 +260,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _told(row: dict[str, Any], metric: str) -> str:
-    mean = row[f"{metric}_points"]
+    mean = row[f"{metric}_points"] + ("†" if row["device"] == "other" else "")
     if metric == "image_auroc":
         return f"{mean} [{row['low']}, {row['high']}]"
     by_seed = row[f"{metric}_points_by_seed"]
-    return mean if by_seed == mean else f"{mean} ({by_seed})"
+    return mean if " " not in by_seed else f"{mean} ({by_seed})"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -163,6 +163,33 @@ def test_what_a_profile_or_a_data_set_gives_is_no_setting_of_the_method(tmp_path
     assert (row["image_size"], row["settings"], row["pixel_auroc_points"]) == (32, "", "")
 
 
+def test_pairs_of_other_devices_are_marked(tmp_path: Path) -> None:
+    import claims
+
+    ours, theirs = made_record("pill", method="fmm_scsatt"), made_record("pill")
+    (same,) = compared(tmp_path / "same", ours, theirs)
+    (other,) = compared(tmp_path / "other", dataclasses.replace(ours, cost={"device": "another"}), theirs)
+    assert (same["device"], other["device"]) == ("same", "other")
+    assert "†" not in claims.markdown([same]).partition("## ")[2]
+    assert f"| {other['image_auroc_points']}† [{other['low']}, {other['high']}] | +20.00† | " in claims.markdown(
+        [other]
+    )
+
+
+def test_a_run_whose_scores_are_broken_is_named_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import claims
+
+    record = made_record("pill")
+    compared(tmp_path, made_record("pill", method="fmm_scsatt"), record)
+    (tmp_path / "runs" / record.spec.run_id / f"scores-{record.evaluation}.csv").write_text("")
+    monkeypatch.setattr("sys.argv", ["claims.py", "--results", str(tmp_path)])
+    assert claims.main() == 2
+    assert f"the scores of run {record.spec.run_id} are broken" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -154,6 +154,7 @@ def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsy
         (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
         (["table", "fmm_scsatt/table1", "--categories", ","], "--categories names none; name some such as bottle,pill"),
         (["table", "fmm_scsatt/table11"], "unknown table 'fmm_scsatt/table11'; did you mean 'fmm_scsatt/table1'?"),
+        (["table", "fig4"], "unknown table 'fig4'; choose one of: variance_rd/fig4."),
         (["table", "fmm_scsatt/table1", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
         (["table", "fmm_scsatt/table1", "--seeds", "a"], "--seeds takes whole numbers such as 0,1,2, not 'a'."),
         (["table", "fmm_scsatt/table1", "--categories", "botle"], "has no category 'botle'; did you mean 'bottle'?"),
@@ -279,6 +280,44 @@ def test_a_table_without_data_or_records_shows_the_paper(tmp_path: Path, capsys:
     assert "| Bottle | 88 | 69 |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["tables", "--seeds", "x"], "--seeds has no effect with tables alone; add --train."),
+        (["tables", "--categories", "botle"], "--categories has no effect with tables alone; add --train."),
+        (["tables", "--retry-failed"], "--retry-failed has no effect with tables alone; add --train."),
+        (["tables", "--check", "--train"], "--train has no effect with --check; leave it out."),
+        (["tables", "--check", "--profile", "lite"], "--profile has no effect with --check; leave it out."),
+        (["tables", "--check"], "{results} has neither runs nor tables; choose another --results."),
+        (["table", "dlkd/table1", "--no-train", "--again"], "--again has no effect with --no-train; leave it out."),
+        (["table", "dlkd/table1", "--dry-run", "--slurm", "x"], "--slurm takes key=value, not 'x'."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_would_change_nothing_is_refused(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--results", str(tmp_path / "res"), "--data-root", str(tmp_path)]) == 2
+    assert capsys.readouterr() == ("", f"error: {sentence.format(results=tmp_path / 'res')}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_of_the_results_folder_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "dlkd/table1", "--no-train", "--results", ""]) == 2
+    assert capsys.readouterr().err == "error: --results is empty; name a folder, or leave it out.\n"
+
+
+def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "runs", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr() == ("", f"{tmp_path} has no runs.\n")
+
+
+def test_with_nothing_that_failed_there_is_nothing_to_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dry-run", "--retry-failed", "--data-root", str(tmp_path), "--results", str(tmp_path)]
+    assert main(["table", "fmm_scsatt/table1", *words]) == 0
+    assert "0 runs are done, 0 are to do." in capsys.readouterr().err
+
+
 def test_check_finds_a_table_that_the_records_do_not_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables", "--results", str(tmp_path)]) == 0
     assert main(["tables", "--check", "--results", str(tmp_path)]) == 0
@@ -287,6 +326,11 @@ def test_check_finds_a_table_that_the_records_do_not_give(tmp_path: Path, capsys
     capsys.readouterr()
     assert main(["tables", "--check", "--results", str(tmp_path)]) == 1
     assert "table1.csv is not what the records give" in capsys.readouterr().err
+    table.write_bytes(b"\xff\xfe")
+    table.with_suffix(".md").unlink()
+    table.with_suffix(".md").mkdir()
+    assert main(["tables", "--check", "--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count("is not what the records give") == 2
 
 
 def test_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from anomaly_bench.bench.catalog import load_method, method_names
+from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import EVALUATION, SUBSET, option_defaults, own_evaluation, parse_settings, resolve
 from anomaly_bench.bench.spec import EvalSpec
@@ -19,6 +20,8 @@ from anomaly_bench.cli import main
 from anomaly_bench.listing import lines
 from anomaly_bench.methods.options import OURS, RELEASED, STATED, option_sources
 from anomaly_bench.methods.protocol import Protocol
+from anomaly_bench.metrics.panel import IMAGE_KEYS
+from tests.tables.made_store import made_record, with_data, write_run
 
 LINE = re.compile(r"  (?P<name>\w+)=(?P<value>.+?)  \((?P<type>[^;]+); (?P<source>.+)\)")
 COMMON = "every method"
@@ -124,3 +127,25 @@ def test_what_every_method_takes_is_printed_once_and_can_be_given_back() -> None
 def test_the_command_prints_these_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == list(lines("methods", Store(tmp_path)))
+
+
+def test_runs_show_no_metric_of_images_where_tables_do_not(tmp_path: Path) -> None:
+    whole, few = made_record("bottle"), made_record("toothbrush")
+    few = with_data(few, counts=few.evidence["data"]["counts"] | {"test_good": 1}, complete=False)
+    for record in (whole, few):
+        write_run(tmp_path / "runs" / record.spec.run_id, record)
+    shown = {line.partition("  ")[0]: line for line in lines("runs", Store(tmp_path))}
+    assert f"image_auroc {whole.metrics['image_auroc']:.4f}  pixel" in shown[whole.spec.run_id]
+    assert f"image_auroc -  pixel_auroc {few.metrics['pixel_auroc']:.4f}" in shown[few.spec.run_id]
+    metrics, undefined = shown_metrics(few, few.evaluation)
+    assert [name for name, value in metrics.items() if value is None] == list(IMAGE_KEYS) == list(undefined)
+    assert undefined["image_ap"] == "1 of 12 good test images, too few for a metric of images"
+
+
+def test_runs_of_other_rates_sizes_and_precisions_can_be_told_apart(tmp_path: Path) -> None:
+    settings = [{}, {"lr": "0.01"}, {"weight_decay": "0.1"}, {"image_size": "64"}, {"precision": "32-true"}]
+    for changed in settings:
+        record = made_record("bottle", **changed)
+        write_run(tmp_path / "runs" / record.spec.run_id, record)
+    told = {line.partition("  ")[2] for line in lines("runs", Store(tmp_path))}
+    assert len(told) == len(settings)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anomaly_bench.bench.claims import ClaimedElsewhereError, NoLocksError, claim
+from anomaly_bench.bench.shape import check_shape
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.texts import replace_text, to_text, write_json
 from anomaly_bench.errors import UserError
@@ -74,8 +75,9 @@ class Record:
 
         Raises:
             ValueError: the spec does not hash to the run id, or a metric is no fraction.
-            KeyError, TypeError: something is missing.
+            KeyError, TypeError: something is missing, or is of another type.
         """
+        check_shape(plain)
         names = ("evaluation", "evaluations", "evidence", "cost", "provenance")
         record = cls(RunSpec.from_json(plain["spec"]), **{name: plain[name] for name in names})
         if record.spec.run_id != plain["run_id"]:
@@ -214,7 +216,7 @@ class Store:
             return entry
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
             complaint = f"{path} is broken ({error}) and is not used; run it again, or delete {path.parent}."
             if complaint not in self.complaints:
                 self.complaints.append(complaint)

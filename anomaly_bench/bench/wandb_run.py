@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from numpy.typing import NDArray
 
 from anomaly_bench.bench.evaluate import StageMaps, fuse_maps
+from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.onlookers import Onlookers
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Record, scores_name
@@ -135,7 +136,7 @@ def publish(run: wandb.Run, record: Record, stage_maps: StageMaps, data: Anomaly
 
 def summary(record: Record) -> dict[str, Any]:
     """The metrics of the run's own evaluation, as fractions and without those that are undefined; and its cost."""
-    metrics = {name: value for name, value in record.metrics.items() if value is not None}
+    metrics = {name: value for name, value in shown_metrics(record, record.evaluation)[0].items() if value is not None}
     return {**metrics, **{f"cost/{name}": value for name, value in record.cost.items()}}
 
 

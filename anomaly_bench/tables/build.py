@@ -313,8 +313,9 @@ def _with_statistics(cell: Cell, values: dict[str, BySeed], *, paired: bool) -> 
     spread = [value for seeds in values.values() for value in seeds.values()] if paired else by_seed
     std = statistics.stdev(spread) if len(spread) > 1 else None
     cell = replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))
-    if not common or paired:
+    if not common:
         return cell
-    left_out = sorted(set().union(*values.values()) - set(common))
-    used = tuple(record for record in cell.records if record.spec.seed in common)
-    return replace(cell, seeds_left_out=tuple(left_out), records=used)
+    cell = replace(cell, seeds_left_out=tuple(sorted(set().union(*values.values()) - set(common))))
+    if paired:  # whose spread is of the seeds left out as well
+        return cell
+    return replace(cell, records=tuple(record for record in cell.records if record.spec.seed in common))

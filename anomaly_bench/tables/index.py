@@ -9,7 +9,7 @@ from anomaly_bench.bench.spec import EvalSpec, PlannedRun, RunSpec
 from anomaly_bench.bench.store import STANDS_IN, Failure, Record, Store
 from anomaly_bench.tables.measures import MEASURES, MissingError, ScoresOf
 from anomaly_bench.tables.paired import Interval, paired_interval
-from anomaly_bench.tables.scores import Scores, read_scores
+from anomaly_bench.tables.scores import Scores, stored_scores
 
 LEAST_SEEDS = 3  # below, a paired test says nothing
 
@@ -66,7 +66,7 @@ class Index:
         def scores_of(record: Record, evaluation: EvalSpec) -> Scores | None:
             key = (record.spec.run_id, evaluation.eval_id)
             if key not in read:
-                read[key] = _scores(store, *key)
+                read[key] = _scores(store, record, evaluation.eval_id)
             return read[key]
 
         return cls.of(store, scores_of)
@@ -126,13 +126,16 @@ class Index:
             return None
 
 
-def _scores(store: Store, run_id: str, eval_id: str) -> Scores | None:
-    text = store.read_scores(run_id, eval_id)
-    try:
-        return None if text is None else read_scores(text)
-    except ValueError as error:
-        store.complaints.append(f"the scores of run {run_id} are broken ({error}) and not used; run it --again.")
+def _scores(store: Store, record: Record, eval_id: str) -> Scores | None:
+    if eval_id not in record.evaluations:
         return None
+    try:
+        scores, why = stored_scores(store, record, eval_id), "gone"
+    except ValueError as error:
+        scores, why = None, f"broken ({str(error).rstrip('.')}) and not used"
+    if scores is None:
+        store.complaints.append(f"the scores of run {record.spec.run_id} are {why}; run it --again.")
+    return scores
 
 
 def _by_place(records: Sequence[Record]) -> dict[tuple[str, int], Record]:

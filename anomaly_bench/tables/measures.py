@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from anomaly_bench.bench.few_images import too_few
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRIC_KEYS
@@ -19,7 +20,6 @@ from anomaly_bench.tables.scores import Scores, Size, auroc_of_size
 ScoresOf = Callable[[Record, EvalSpec], Scores | None]
 # Seeds alone move a percentage by about so much (points); the costs of one network differ by how they are counted.
 POINTS, SHARE = 0.3, 0.01
-FEWEST = 5  # good, or defective, test images where some are missing; an AUROC over one says nothing
 
 
 class MissingError(Exception):
@@ -64,13 +64,10 @@ def _image_metric(name: str, record: Record, evaluation: EvalSpec, scores_of: Sc
 
 
 def require_images(record: Record) -> None:
-    """Raises MissingError where next to no test images are there; their pixels are many all the same."""
-    data = record.evidence["data"]
-    if data["complete"] is False:
-        for kind, words in (("test_good", "good"), ("test_defective", "defective")):
-            here, official = data["counts"][kind], data["official_counts"][kind]
-            if here < min(FEWEST, official):
-                raise MissingError(f"{here} of {official} {words} test images, too few for a metric of images")
+    """Raises MissingError where next to no test images are there."""
+    reason = too_few(record)
+    if reason is not None:
+        raise MissingError(reason)
 
 
 def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:

@@ -97,8 +97,16 @@ def stale_tables(store: Store, data_root: Path) -> list[Path]:
         there = {suffix: path for suffix, path in paths.items() if path.exists()}
         if there:
             built = build_by_name(name, profile, index, data_root, peers=peers)
-            stale += [path for suffix, path in there.items() if RENDERERS[suffix](built) != path.read_text("utf-8")]
+            stale += [path for suffix, path in there.items() if RENDERERS[suffix](built) != _text(path)]
     return stale
+
+
+def _text(path: Path) -> str | None:
+    """None for what is no text file, which is no table either."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _path(results: Path, profile: Profile, name: str, suffix: str) -> Path:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.metrics.ranking import auroc, rank_scores
 
 Size = Literal["small", "middle", "large"]
@@ -65,6 +66,24 @@ def read_scores(text: str) -> Scores:
         raise ValueError("there is no image below line 1.")
     names, labels, scores, shares = zip(*images, strict=True)
     return Scores(names, np.array(labels), np.array(scores), np.array(shares))
+
+
+def stored_scores(store: Store, record: Record, eval_id: str) -> Scores | None:
+    """The scores of one evaluation of a run; None where their file is gone.
+
+    Raises:
+        ValueError: it is no such file, or one of more or fewer images than the record counts; one sentence.
+    """
+    text = store.read_scores(record.spec.run_id, eval_id)
+    if text is None:
+        return None
+    scores, counts = read_scores(text), record.evidence["data"]["counts"]
+    defective = int(scores.labels.sum())
+    found, tested = (len(scores.labels) - defective, defective), (counts["test_good"], counts["test_defective"])
+    if record.spec.test_images is None and found != tested:
+        numbers = f"{found[0]} good and {found[1]} defective images, the record {tested[0]} and {tested[1]}"
+        raise ValueError(f"it has {numbers}.")
+    return scores
 
 
 def _image(row: list[str], pick: Pick, values: int, line: int) -> tuple[str, bool, float, float]:

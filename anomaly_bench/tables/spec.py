@@ -129,7 +129,9 @@ def load_table(name: str) -> TableSpec:
     if name not in table_names():
         if not EXPERIMENTS.is_dir():
             raise UserError(f"no tables in {EXPERIMENTS}: run from a clone, installed with 'pip install -e .'.")
-        raise UserError(f"unknown table '{name}'{nearest(name, table_names())}")
+        papers = [known for known in table_names() if known.endswith(f"/{name}")]
+        which = f"; choose one of: {', '.join(papers)}." if papers else nearest(name, table_names())
+        raise UserError(f"unknown table '{name}'{which}")
     return read_table(EXPERIMENTS / f"{name}.yaml")
 
 

@@ -79,7 +79,8 @@ def _seconds_spent(records: Iterable[Record]) -> Spent:
     Which device there is now takes PyTorch to know, so that the user is told all of them by name.
     """
     devices: Spent = {}
-    for record in records:
+    timed = (record for record in records if {"seconds_train", "seconds_evaluate"} <= record.cost.keys())
+    for record in timed:
         kinds = devices.setdefault(record.device, {})
         seconds = record.cost["seconds_train"] + record.cost["seconds_evaluate"]
         kinds.setdefault(_kind(record.spec), []).append(seconds)

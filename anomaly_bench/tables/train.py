@@ -98,12 +98,13 @@ def sort_work(
         try:
             open_data(run.spec, places)
         except UserError as error:
-            missing = error
+            missing = missing or error
             work.without_data.append(run)
         else:
             if isinstance(entry, Failure) or not retry_failed:
                 work.to_do.append(run)
-    if missing and (asked_for or not (work.done or work.to_do or work.failed)):
+    in_vain = not (work.done or work.to_do or work.failed or retry_failed)  # nothing to retry is no fault
+    if missing and (asked_for or in_vain):
         raise missing
     return work
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,24 @@ SPEC = RunSpec(
     "rd", 1, "mvtec", 1, "bottle", Protocol("resnet18.tv_in1k", 30, 16, 0.005, (0.5, 0.999), 0.0, 256, "bf16-mixed")
 )
 
-EVIDENCE = {"data": {"manifest_sha256": "00"}, "weights": {"source": "wheel"}}
+DATA = {
+    "manifest_sha256": "00",
+    "counts": {"test_good": 20, "test_defective": 63},
+    "official_counts": None,
+    "complete": True,
+    "image_sizes": [],
+    "official_image_size": None,
+    "resized": None,
+}
+EVIDENCE = {"data": DATA, "weights": {"source": "wheel"}}
+COST = {"device": "a device", "seconds_train": 1.5}
 ORIGIN = {"versions": {"torch": "2.15.0"}, "commit": None}
 
 
 def record(auroc: float = 0.5) -> Record:
     own = EvalSpec()
     entry: dict[str, Any] = {"spec": own.as_json(), "metrics": {"image_auroc": auroc}, "undefined": {}}
-    return Record(SPEC, own.eval_id, {own.eval_id: entry}, EVIDENCE, {}, ORIGIN)
+    return Record(SPEC, own.eval_id, {own.eval_id: entry}, EVIDENCE, COST, ORIGIN)
 
 
 def write(store: Store, auroc: float = 0.5, *, overwrite: bool = False) -> None:
@@ -89,9 +100,17 @@ def test_the_first_finished_writer_wins_unless_told_to_replace(tmp_path: Path) -
         (lambda text: text.replace('"image_auroc": 0.5', '"image_auroc": 1.5'), "is not a fraction"),
         (lambda text: text.replace('"epochs": 30', '"epochs": 0'), "is broken"),
         (lambda text: text.replace('"manifest_sha256": "00"', '"manifest_sha256": ""'), "where it comes from"),
+        (lambda text: text.replace('"complete": true,', ""), "'complete'"),
+        (lambda text: text.replace('"test_good": 20', '"test_good": "20"'), "its test_good is of the wrong type"),
+        (lambda text: text.replace('"seconds_train": 1.5', '"seconds_train": "1.5"'), "its seconds_train is"),
+        (lambda text: re.sub(r'"cost": {[^}]*}', '"cost": null', text), "its cost is no object"),
+        (lambda text: re.sub(r'"versions": {[^}]*}', '"versions": "x"', text), "its versions is no object"),
+        (lambda text: re.sub(r'"undefined": {}', '"undefined": []', text), "its undefined is no object"),
+        (lambda text: "[" * 100_000, "is broken"),
     ],
-    ids=["half", "empty", "a list", "another spec", "not a fraction", "impossible spec", "no evidence"],
-)
+    ids=["half", "empty", "a list", "another spec", "not a fraction", "impossible spec", "no evidence", "no complete",
+         "a count in words", "a cost in words", "no cost", "no versions", "no reasons", "too deep"],
+)  # fmt: skip
 def test_a_broken_record_is_reported_and_counts_as_not_there(tmp_path: Path, damage: Any, says: str) -> None:
     store = Store(tmp_path)
     write(store)

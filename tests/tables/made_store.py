@@ -141,8 +141,11 @@ def write_run(folder: Path, record: Record) -> None:
     """The record in its folder, with scores that the run's id decides."""
     folder.mkdir(parents=True)
     write_json(folder / RECORD, record.as_json())
-    scores = np.random.default_rng(int(record.spec.run_id, 16)).normal(size=40) + np.arange(40) // 20
-    lines = [f"test/{index:03}.png,any,{index // 20},{score},0.1,0.1" for index, score in enumerate(scores)]
+    counts = record.evidence["data"]["counts"]
+    labels = np.repeat([0, 1], [counts["test_good"], counts["test_defective"]])
+    scores = np.random.default_rng(int(record.spec.run_id, 16)).normal(size=len(labels)) + labels
+    pairs = enumerate(zip(labels, scores, strict=True))
+    lines = [f"test/{index:03}.png,any,{label},{score},0.1,0.1" for index, (label, score) in pairs]
     text = "\n".join(["path,defect,label,score,share_original,share_evaluated", *lines, ""])
     for evaluation in record.evaluations:
         (folder / f"scores-{evaluation}.csv").write_text(text, encoding="utf-8")

@@ -130,6 +130,20 @@ def test_an_overhead_is_that_of_pairs() -> None:
     assert cell.std == pytest.approx(statistics.stdev(ratios * 15))
 
 
+def test_an_overhead_of_some_seeds_says_which_and_has_the_spread_of_all_pairs() -> None:
+    made = store("variance_rd/table2")
+    records = [
+        replace(r, cost=r.cost | {"device": "another"})
+        if (r.spec.method, r.spec.category, r.spec.seed) == ("rd", "pill", 0) else r
+        for r in made.records
+    ]  # fmt: skip
+    spec = load_table("variance_rd/table2")
+    table = build_table(spec, PROFILES["paper"], Index.of(records, made.scores_of), load_printed(spec.name), Path())
+    [cell] = [cell for row in table.cells for cell in row if cell.unit == "%" and cell.measured is not None]
+    assert (cell.seeds, cell.seeds_left_out) == ((1,), (0,))
+    assert len(cell.records) == 2 * 29  # pairs
+
+
 @pytest.mark.parametrize("name", table_names())
 @pytest.mark.parametrize("axis", ["rows", "columns"])
 def test_two_lines_that_change_places_change_the_table(name: str, axis: str) -> None:

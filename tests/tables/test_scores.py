@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from anomaly_bench.bench.evaluate import evaluate
 from anomaly_bench.bench.spec import EvalSpec
+from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.data.base import GroundTruth
 from anomaly_bench.data.layout import Sample
 from anomaly_bench.metrics.ranking import auroc, rank_scores
+from anomaly_bench.tables.index import Index
 from anomaly_bench.tables.scores import Scores, Size, auroc_of_size, read_scores
+from tests.tables.made_store import made_record, write_run
 
 HEADER = "path,defect,label,score,share_original,share_evaluated\n"
 # Scores on a grid, so that ties are many; (label, score, share).
@@ -103,3 +107,41 @@ def test_what_an_evaluation_writes_is_read_back_bit_by_bit(masked: bool) -> None
 def test_a_text_that_is_no_file_of_scores_is_refused_with_its_line(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read_scores(text)
+
+
+def damaged(folder: Path, harm: Callable[[Path], object]) -> tuple[Index, Store, Record]:
+    """A store with one run, and something done to its scores."""
+    record = made_record("bottle")
+    write_run(folder / "runs" / record.spec.run_id, record)
+    harm(folder / "runs" / record.spec.run_id / f"scores-{record.evaluation}.csv")
+    store = Store(folder)
+    return Index.of_store(store), store, record
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda path: path.unlink(), "gone"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "broken"),
+        (lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1])),
+         "broken (it has 20 good and 62 defective images, the record 20 and 63) and not used"),
+    ],
+    ids=["gone", "no text", "a line less"],
+)  # fmt: skip
+def test_scores_that_are_not_those_of_the_record_are_said_and_not_used(
+    harm: Callable[[Path], object], why: str, tmp_path: Path
+) -> None:
+    index, store, record = damaged(tmp_path, harm)
+    assert index.scores_of(record, EvalSpec()) is None
+    assert len(store.complaints) == 1
+    assert store.complaints[0].startswith(f"the scores of run {record.spec.run_id} are {why}")
+    assert store.complaints[0].endswith("; run it --again.")
+    assert index.scores_of(record, EvalSpec(sigma=1.0)) is None  # a rule that never was asked for
+    assert len(store.complaints) == 1
+
+
+def test_whole_scores_are_those_of_the_record(tmp_path: Path) -> None:
+    index, store, record = damaged(tmp_path, lambda _: None)
+    scores = index.scores_of(record, EvalSpec())
+    assert scores is not None
+    assert (len(scores.names), int(scores.labels.sum()), store.complaints) == (83, 63, [])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anomaly_bench.bench.claims import ClaimedElsewhereError
+from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.obtain import How, obtain
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.spec import PlannedRun, RunSpec
@@ -85,7 +86,8 @@ def _obtain(run: PlannedRun, job: Job, store: Store, *, wait: bool) -> Outcome:
         retry_failed=job.retry_failed,
         replace_unfit=job.replace_unfit,
     )
-    return Outcome(obtained.how, "", obtained.record.evaluations[run.evaluation.eval_id]["metrics"]["image_auroc"])
+    metrics, _ = shown_metrics(obtained.record, run.evaluation.eval_id)
+    return Outcome(obtained.how, "", metrics["image_auroc"])
 
 
 def _at_half_the_batch(run: PlannedRun, job: Job, store: Store) -> Outcome:

@@ -29,7 +29,7 @@ from anomaly_bench.data.base import AnomalyDataModule, stratified
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.figures.sheet_page import MapColumn, ShownImages, sheet_figure
 from anomaly_bench.tables.figures.style import explained, save
-from anomaly_bench.tables.scores import read_scores
+from anomaly_bench.tables.scores import stored_scores
 
 LOW_PERCENTILE = 1.0
 
@@ -155,9 +155,10 @@ def _stage_maps(record: Record, store: Store) -> StageMaps:
 
 def _scores(record: Record, evaluation: EvalSpec, shown: ShownImages, store: Store) -> list[float]:
     """R scores as they were evaluated: a rule that leaves the background out is not to be repeated here."""
-    text = store.read_scores(record.spec.run_id, evaluation.eval_id)
     try:
-        scores = read_scores(text or "")
+        scores = stored_scores(store, record, evaluation.eval_id)
+        if scores is None:
+            raise ValueError("their file is gone")
         by_name = dict(zip(scores.names, scores.scores.tolist(), strict=True))
         return [by_name[sample.name] for sample in shown.samples]
     except (ValueError, KeyError) as error:
