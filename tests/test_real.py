@@ -40,9 +40,9 @@ def test_data_check_tells_complete_from_incomplete(real: list[str], capsys: pyte
     assert reports["bottle"]["status"] == "complete"
 
 
-def test_rd_finds_the_defects_of_bottle_after_four_epochs(real: list[str], tmp_path: Path) -> None:
+def test_rd_finds_the_defects_of_bottle_after_two_epochs(real: list[str], tmp_path: Path) -> None:
     words = ["run", "--method", "rd", "--dataset", "mvtec", "--category", "bottle", "--profile", "lite"]
-    assert main([*words, "--set", "epochs=4", "--results", str(tmp_path), *real]) == 0
+    assert main([*words, "--set", "epochs=2", "--results", str(tmp_path), *real]) == 0
     plain = record(tmp_path)
     metrics = plain["metrics"]
     assert isinstance(metrics, dict)
