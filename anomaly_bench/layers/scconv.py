@@ -7,7 +7,7 @@ Shapes      all (N, C, H, W) -> (N, C, H, W); 1.90 M parameters at C = 1024, a 3
 Departures  both halves of the channels are squeezed by a 1x1 convolution, which SCConv's authors have and this paper
             does not mention. The sum in eq. 3 is kept away from zero. Eq. 7 is taken as printed, a softmax over the
             pair {S1, S2} of each channel; an unofficial implementation takes it over all 2C values, which shrinks Y
-            about C-fold. Eq. 4 compares the sigmoid as float32 has it, 0.5 for arguments below about 1e-7: as gammas
+            about C-fold. Eq. 4 compares the sigmoid as float32 has it, 0.5 for arguments below about 9e-8: as gammas
             shrink, more positions that are above the threshold on paper are not here (docs/fidelity/fmm_scsatt.md).
 Neither normalised nor activated at its end: what follows SCConv is the caller's.
 """

@@ -59,11 +59,11 @@ def _metric(name: str, record: Record, evaluation: EvalSpec, _: ScoresOf) -> flo
 
 
 def _image_metric(name: str, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
-    require_images(record)
+    _require_images(record)
     return _metric(name, record, evaluation, scores_of)
 
 
-def require_images(record: Record) -> None:
+def _require_images(record: Record) -> None:
     """Raises MissingError where next to no test images are there."""
     reason = too_few(record)
     if reason is not None:
@@ -82,7 +82,7 @@ def _evaluated(record: Record, evaluation: EvalSpec) -> dict[str, Any]:
 
 
 def _of_size(size: Size, record: Record, evaluation: EvalSpec, scores_of: ScoresOf) -> float:
-    require_images(record)
+    _require_images(record)
     _evaluated(record, evaluation)
     scores = scores_of(record, evaluation)
     if scores is None:
