@@ -241,6 +241,8 @@ def _build(kind: type[BackboneKind], name: str, weights: WeightsFile | None, rol
     network: Any = timm.create_model(_timm_name(architecture, tag), pretrained=False)
     if architecture == CAFFE:
         _move_strides(network)
+    if weights is None and role == "student":
+        _open_blocks(network)
     info = network.feature_info
     reductions = [entry["reduction"] for entry in info]
     if not set(STRIDES) <= set(reductions) or network.pretrained_cfg["fixed_input_size"]:
@@ -267,6 +269,13 @@ def _timm_name(architecture: str, tag: str) -> str:
     if architecture == CAFFE:
         return "resnet50.tv_in1k"
     return architecture if tag in ("", RANDOM) else f"{architecture}.{tag}"
+
+
+def _open_blocks(network: Any) -> None:
+    """For an untrained ResNet: timm starts each block's last batch norm at 0, torchvision, which papers use, at 1."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
 
 
 def _move_strides(network: Any) -> None:

@@ -37,7 +37,11 @@ MIRROR_PLANS = {
 
 
 def mirror_plan(architecture: str) -> MirrorPlan:
-    """The plan for a teacher; one that RD4AD never used (an EfficientNet, say) gets ResNet18's, the lightest."""
+    """The plan for a teacher; one that is not in `MIRROR_PLANS` (an EfficientNet, say) gets ResNet18's.
+
+    Its basic blocks at the widths of another bottleneck network (ResNet101) are several times as heavy as bottlenecks.
+    Every block ends in ReLU, as a ResNet's do; an EfficientNet's stages do not, and their negative half stays unlearnt.
+    """
     return MIRROR_PLANS.get(architecture, MIRROR_PLANS["resnet18"])
 
 

@@ -137,6 +137,8 @@ class DualLearning(DistillationMethod):
         for switch, names in DEPENDENT.items():
             if not options[switch]:
                 check_idle(cls, options, names, f"{switch}={'false' if options[switch] is False else '0'}")
+        if not options["noise_std"] and not options["contrast_weight"]:
+            check_idle(cls, options, ["noise_share"], "noise_std=0 and contrast_weight=0")
         if not options["lfrb"] and not options["prl"]:
             check_idle(cls, options, ["patches"], "lfrb=false and prl=false")
             if not options["gfrb"]:

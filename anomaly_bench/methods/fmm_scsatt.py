@@ -14,7 +14,7 @@ Shapes      N images of 256x256, wide_resnet50_2: F_E F_D F_G (N, 256, 64, 64) (
 Departures  no early stopping: MVTec AD has no validation set, and the paper also names 200 epochs; the last one counts.
             SCSAtt's order is ours, the figure that shows it was not to be had. With FMM off the decoder's features are
             compared; with SCConv off its 1x1 goes too. With everything off, what is left is RD with MSFF's 1x1, this
-            paper's loss form and its learning rate. Mixed precision by default.
+            paper's loss form, learning rate and weight decay. Mixed precision by default.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class VarianceReverseDistillation(ReverseDistillation):
         if not options["variance_weight"]:
             names = ["variance_stages", "distance", "reduction", "detach_mean"]
             check_idle(cls, options, names, "variance_weight=0")
-        if protocol.batch_size < 2:
+        if protocol.batch_size < 2 and options["variance_weight"]:
             raise UserError("batch_size must be at least 2: the variance loss compares the images of a batch.")
 
     def student_features(self, images: Tensor, teacher_features: Sequence[Tensor]) -> list[Tensor]:

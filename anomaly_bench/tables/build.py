@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,11 @@ from anomaly_bench.tables.measures import MEASURES, RELATIVE, Measure, MissingEr
 from anomaly_bench.tables.paired import Interval
 from anomaly_bench.tables.plan import LeftOutError, cell_runs
 from anomaly_bench.tables.printed import NOTHING, PrintedCell, PrintedTable
+from anomaly_bench.tables.sharing import Kept, grouped, to_cut
 from anomaly_bench.tables.spec import Line, Query, TableSpec
 
 BySeed = dict[int, float]
+EVERYTHING = Kept()
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Cell:
         measurable: whether this suite measures it at all, or only quotes it.
         measure: what kind of number it is, None where it is only quoted.
         measured: mean over categories and seeds, or None with a `reason`.
-        std: standard deviation over seeds (of a cell relative to another: over all pairs), or None with fewer than two.
+        std: standard deviation over seeds (of a cell relative to another: over pairs), or None with fewer than two.
         seeds: seeds that are in, of `seeds_planned`.
         seeds_left_out: those that only some of the categories have.
+        seeds_unshared: those that were measured and that other cells to be compared lack.
+        seeds_differ: whether cells to be compared are of different seeds all the same.
         categories: categories that are in, of `categories_planned`.
         categories_left_out: those that were measured and that another partial mean of the same metric lacks.
         printed_over_same: the mean of what the paper prints for just these categories.
@@ -54,6 +58,8 @@ class Cell:
     seeds: tuple[int, ...] = ()
     seeds_planned: int = 0
     seeds_left_out: tuple[int, ...] = ()
+    seeds_unshared: tuple[int, ...] = ()
+    seeds_differ: bool = False
     categories: tuple[str, ...] = ()
     categories_planned: int = 0
     categories_left_out: tuple[str, ...] = ()
@@ -69,6 +75,11 @@ class Cell:
     @property
     def unit(self) -> str:
         return self.measure.unit if self.measure else self.printed.unit
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is a mean over some of its categories alone."""
+        return 0 < len(self.categories) < self.categories_planned
 
     @property
     def status(self) -> str:
@@ -104,7 +115,8 @@ def build_table(table: TableSpec, profile: Profile, index: Index, printed: Print
     """Fill every cell with what the paper prints and what the records say.
 
     Means over some of the categories are cut down to those that such means of one metric share, so that the rows of a
-    half-measured ablation can be compared; a mean over all categories stays one.
+    half-measured ablation can be compared; a mean over all categories stays one. Then cells of one metric over the same
+    categories are cut down to the seeds that they share: a variant of one seed is held against that seed of the others.
 
     Args:
         table: the table, already on the profile's data set.
@@ -114,45 +126,22 @@ def build_table(table: TableSpec, profile: Profile, index: Index, printed: Print
         data_root: only asked for category names where a data set has no official list.
     """
     context = _Context(table, profile, index, printed, data_root)
-    cells = {(row.name, column.name): context.cell(row, column) for row in table.rows for column in table.columns}
-    for row, column, shared in list(_to_cut_down(cells, context)):
-        cells[row.name, column.name] = context.cell(row, column, only=shared)
+    places = list(itertools.product(table.rows, table.columns))
+    cells = {place: context.cell(*place) for place in places}
+    for alike in grouped((context.kind(*place), place) for place in places if cells[place].is_partial):
+        for place, categories in to_cut({place: frozenset(cells[place].categories) for place in alike}):
+            cells[place] = context.cell(*place, Kept(categories))
+    for alike in grouped(((context.kind(*place), cells[place].categories), place) for place in places):
+        for place, seeds in to_cut({place: frozenset(cells[place].seeds) for place in alike if cells[place].seeds}):
+            cells[place] = context.cell(*place, Kept(frozenset(cells[place].categories), seeds))
+        if len({cells[place].seeds for place in alike if cells[place].records}) > 1:
+            cells |= {place: replace(cells[place], seeds_differ=bool(cells[place].records)) for place in alike}
+    by_name = {(row.name, column.name): cell for (row, column), cell in cells.items()}
     rows = [
-        [_against_reference(cells[row.name, column.name], row, column, cells, index) for column in table.columns]
+        [_against_reference(cells[row, column], row, column, by_name, index) for column in table.columns]
         for row in table.rows
     ]
     return BuiltTable(table, profile, rows)
-
-
-def _to_cut_down(
-    cells: Mapping[tuple[str, str], Cell], context: _Context
-) -> Iterator[tuple[Line, Line, frozenset[str]]]:
-    """Cells that are means over some of the categories, and those of them that they are to be over."""
-    partial: dict[tuple[object, ...], list[tuple[Line, Line, frozenset[str]]]] = {}
-    for row, column in itertools.product(context.table.rows, context.table.columns):
-        cell = cells[row.name, column.name]
-        if 0 < len(cell.categories) < cell.categories_planned:
-            partial.setdefault(context.kind(row, column), []).append((row, column, frozenset(cell.categories)))
-    for alike in partial.values():
-        shared = _shared_by_most([categories for _, _, categories in alike])
-        yield from ((row, column, shared) for row, column, own in alike if shared < own)
-
-
-def _shared_by_most(sets: Sequence[frozenset[str]]) -> frozenset[str]:
-    """The categories that most cells have: they, times the square of how many cells have them all, are the most.
-
-    The square is for the pairs in which cells are compared; that it is weighed against categories keeps a cell that has
-    just begun from cutting all others down to its first one.
-    """
-    candidates = set(sets)
-    for one in sets:
-        candidates |= {one & other for other in candidates}
-
-    def compared(shared: frozenset[str]) -> tuple[int, int, list[str]]:
-        cells = sum(shared <= own for own in sets)
-        return len(shared) * cells**2, cells, sorted(shared)
-
-    return max(candidates, key=compared)
 
 
 def _against_reference(cell: Cell, row: Line, column: Line, cells: dict[tuple[str, str], Cell], index: Index) -> Cell:
@@ -182,8 +171,8 @@ class _Context:
         query = self.table.query(row, column)
         return query.metric, query.partner is None, query.dataset, query.categories
 
-    def cell(self, row: Line, column: Line, only: frozenset[str] = frozenset()) -> Cell:
-        """One cell; of the categories `only`, if any are given."""
+    def cell(self, row: Line, column: Line, kept: Kept = EVERYTHING) -> Cell:
+        """One cell, of what is `kept` of its categories and seeds."""
         query = self.table.query(row, column)
         cell = Cell(printed=self.printed.get((row.printed, column.printed), NOTHING))
         if not query.measurable:
@@ -200,7 +189,7 @@ class _Context:
             partners = self._runs(query.partner) if query.partner else None
         except LeftOutError as left_out:
             return replace(cell, reason=str(left_out))
-        filled = _fill(cell, query, runs, partners, self.index, only)
+        filled = _fill(cell, query, runs, partners, self.index, kept)
         return filled if filled.measured is None else self._compared(filled, row, column)
 
     def _runs(self, query: Query) -> list[PlannedRun]:
@@ -217,7 +206,7 @@ class _Context:
         else:
             printed = self._printed_over(cell.categories, row, column)
             cell = replace(cell, printed_over_same=printed)
-        if printed is None or cell.caveat or not (row.compare and column.compare):
+        if printed is None or cell.caveat or not (row.is_compared_in(column) and column.is_compared_in(row)):
             return cell
         return replace(cell, difference=measured - printed)
 
@@ -243,7 +232,7 @@ def _fill(
     runs: Sequence[PlannedRun],
     partners: Sequence[PlannedRun] | None,
     index: Index,
-    only: frozenset[str],
+    kept: Kept,
 ) -> Cell:
     """With what the runs of a cell measured, category by category and seed by seed; or the reason for nothing."""
     values: dict[str, BySeed] = {}
@@ -253,7 +242,7 @@ def _fill(
     for position, run in enumerate(runs):
         try:
             found, used = _values(run, partners[position] if partners else None, query, index)
-            if only and run.spec.category not in only:
+            if kept.categories is not None and run.spec.category not in kept.categories:
                 left_out.append(run.spec.category)
                 continue
             values[run.spec.category] = found
@@ -272,7 +261,7 @@ def _fill(
     )
     if not values:
         return replace(cell, reason="; ".join(reasons))
-    return _with_statistics(cell, values, paired=partners is not None)
+    return _with_statistics(cell, values, kept.seeds, paired=partners is not None)
 
 
 def _values(run: PlannedRun, partner: PlannedRun | None, query: Query, index: Index) -> tuple[BySeed, list[Record]]:
@@ -300,22 +289,25 @@ def _caveat(records: Sequence[Record], batch_sizes: set[int]) -> str:
     return f"{' and '.join(parts)}, so no difference is given" if parts else ""
 
 
-def _with_statistics(cell: Cell, values: dict[str, BySeed], *, paired: bool) -> Cell:
+def _with_statistics(cell: Cell, values: dict[str, BySeed], kept: frozenset[int] | None, *, paired: bool) -> Cell:
     """Mean over categories, seed by seed, of the seeds that every category has; the spread is that of these seeds.
 
     Where no seed is common to all categories there is a mean of each category's own, and no spread. A cell that is
-    `paired` with another has the spread of all its pairs.
+    `paired` with another has the spread of the pairs of these seeds.
     """
-    common = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
+    everywhere = set.intersection(*(set(by_seed) for by_seed in values.values()))
+    common = sorted(everywhere if kept is None else everywhere & kept)
+    if not common:
+        own = [statistics.fmean(seeds.values()) for seeds in values.values()]
+        return replace(cell, measured=statistics.fmean(own))
     by_seed = [statistics.fmean(values[category][seed] for category in values) for seed in common]
-    if not common:
-        by_seed = [statistics.fmean(statistics.fmean(seeds.values()) for seeds in values.values())]
-    spread = [value for seeds in values.values() for value in seeds.values()] if paired else by_seed
-    std = statistics.stdev(spread) if len(spread) > 1 else None
-    cell = replace(cell, measured=statistics.fmean(by_seed), std=std, seeds=tuple(common))
-    if not common:
-        return cell
-    cell = replace(cell, seeds_left_out=tuple(sorted(set().union(*values.values()) - set(common))))
-    if paired:  # whose spread is of the seeds left out as well
-        return cell
-    return replace(cell, records=tuple(record for record in cell.records if record.spec.seed in common))
+    spread = [values[category][seed] for category in values for seed in common] if paired else by_seed
+    return replace(
+        cell,
+        measured=statistics.fmean(by_seed),
+        std=statistics.stdev(spread) if len(spread) > 1 else None,
+        seeds=tuple(common),
+        seeds_left_out=tuple(sorted(set().union(*values.values()) - everywhere)),
+        seeds_unshared=tuple(sorted(everywhere - set(common))),
+        records=tuple(record for record in cell.records if record.spec.seed in common),
+    )

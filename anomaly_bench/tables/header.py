@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anomaly_bench.bench.resolve import NETWORKS, SAME, own_protocol
+from anomaly_bench.bench.resolve import SAME, own_protocol
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
 from anomaly_bench.tables.build import BuiltTable, Cell
@@ -34,6 +34,7 @@ def header_lines(built: BuiltTable) -> list[tuple[str, str]]:
         ("Device", _list(record.device for record in records)),
         ("Revisions", _list(_revisions(record) for record in records)),
         ("Versions", _list(_versions(record) for record in records)),
+        ("Commits", _commits(records)),
     ]
     lines = [(label, text) for label, text in lines if text]
     return [*lines, *(("WARNING", text) for text in _warnings(built, records))]
@@ -53,7 +54,7 @@ def _list(texts: Iterable[str]) -> str:
 def _networks(built: BuiltTable, role: str) -> str:
     """The teachers, or the students with weights of their own; a stand-in is named with what it replaces, and where."""
     methods: dict[str, set[str]] = {}
-    named = _named_networks(built)
+    named = _named_networks(built, role)
     for record in built.records:
         networks = record.spec.protocol.networks
         if role in networks:
@@ -65,11 +66,11 @@ def _networks(built: BuiltTable, role: str) -> str:
     )
 
 
-def _named_networks(built: BuiltTable) -> set[str]:
-    """Those that the table's own rows or columns ask for: they stand in for nothing."""
+def _named_networks(built: BuiltTable, role: str) -> set[str]:
+    """The teachers, or students, that the table's own rows or columns ask for: they stand in for nothing."""
     spec = built.spec
     options = [dict(spec.query(row, column).options) for row in spec.rows for column in spec.columns]
-    asked = {str(one[role]) for one in options for role in NETWORKS if role in one}
+    asked = {str(one[role]) for one in options if role in one}
     same = {name for record in built.records for name in _same(record)} if asked & {SAME, f"{SAME}.random"} else set()
     return same | {network for name in asked if (network := built.profile.named_network(name)) is not None}
 
@@ -113,38 +114,47 @@ def _categories(built: BuiltTable) -> str:
 
 
 def _data(records: list[Record]) -> str:
-    """Categories by how their data compare with what was published; most are simply complete."""
+    """Categories with their images beside the official ones, by how they compare; most are simply complete."""
     groups: dict[str, list[str]] = {
         "complete": [],
         "INCOMPLETE": [],
         "complete by counts that nobody confirmed": [],
         "without official counts": [],
+        "files with OTHER CHECKSUMS than the official ones": [],
         "RESIZED copies": [],
     }
     distinct = {(record.spec.category, record.evidence["data"]["manifest_sha256"]): record for record in records}
     for record in distinct.values():
         name, data = record.spec.category, record.evidence["data"]
-        if data["complete"] is None:
-            known = data["official_counts"] is not None
-            groups["complete by counts that nobody confirmed" if known else "without official counts"].append(name)
-        elif data["complete"]:
-            groups["complete"].append(name)
-        else:
-            groups["INCOMPLETE"].append(f"{name} ({_missing(data)})")
+        groups[_completeness(data)].append(f"{name} {_counts(data)}")
+        # Records from before there were checksums to compare have no such entry.
+        if data.get("verified") is False:
+            groups["files with OTHER CHECKSUMS than the official ones"].append(name)
         if data["resized"]:
             sizes = ", ".join(f"{width}x{height}" for height, width in data["image_sizes"])
             height, width = data["official_image_size"]
             groups["RESIZED copies"].append(f"{name} ({sizes}, official {width}x{height})")
-    return "; ".join(f"{label}: {', '.join(sorted(names))}" for label, names in groups.items() if names)
+    told = [f"{label}: {', '.join(sorted(names))}" for label, names in groups.items() if names]
+    return f"training + good + defective test images; {'; '.join(told)}"
 
 
-def _missing(data: dict[str, Any]) -> str:
-    official = data["official_counts"]
-    differing = {key: count for key, count in data["counts"].items() if count != official[key]}
-    parts = [f"{key.replace('_', ' ')} {count} of {official[key]}" for key, count in differing.items()]
-    # Records from before there were checksums to compare have no such entry.
-    unverified = ["files with other checksums than the official ones"] if data.get("verified") is False else []
-    return ", ".join([*unverified, *parts])
+def _completeness(data: dict[str, Any]) -> str:
+    if data["complete"] is None:
+        known = data["official_counts"] is not None
+        return "complete by counts that nobody confirmed" if known else "without official counts"
+    return "complete" if data["complete"] else "INCOMPLETE"
+
+
+def _counts(data: dict[str, Any]) -> str:
+    """`60+1+30 of 60+12+30`; the official ones where they are others, and masks where some are missing."""
+    own, official = data["counts"], data["official_counts"] or data["counts"]
+
+    def images(counts: dict[str, int]) -> str:
+        return "+".join(str(counts[key]) for key in ("train", "test_good", "test_defective"))
+
+    text = images(own) + (f" of {images(official)}" if images(own) != images(official) else "")
+    missing = own.get("masks") != official.get("masks")
+    return text + (f" (masks {own.get('masks')} of {official.get('masks')})" if missing else "")
 
 
 def _timed_on(cell: Cell) -> set[str]:
@@ -164,6 +174,13 @@ def _versions(record: Record) -> str:
     return ", ".join(f"{name} {versions.get(name, 'unknown')}" for name in COMPARED_VERSIONS)
 
 
+def _commits(records: list[Record]) -> str:
+    """Those that the runs were trained at; of an export without a repository nobody knows it."""
+    named = [commit[:10] for record in records if (commit := record.provenance.get("commit"))]
+    unnamed = f"{len(records) - len(named)} of {len(records)} runs name none" if len(named) < len(records) else ""
+    return "; ".join(filter(None, [", ".join(sorted(set(named))), unnamed]))
+
+
 def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
     """Where cells of one table mix what should be one thing."""
     evidence = [record.evidence["data"] for record in records]
@@ -179,6 +196,9 @@ def _warnings(built: BuiltTable, records: list[Record]) -> list[str]:
         "another seed does": len(devices) > 1,
         "cells are means over different categories, see the footnotes: only those over the same can be compared": (
             _mixes_categories(built)
+        ),
+        "cells are means over different seeds, see the footnotes: only those over the same can be compared": any(
+            cell.seeds_differ for row in built.cells for cell in row
         ),
         "times of one cell are from several devices, see Device": any(
             len(_timed_on(cell)) > 1 for row in built.cells for cell in row

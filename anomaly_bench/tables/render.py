@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from functools import lru_cache
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
 from anomaly_bench.tables.measures import RELATIVE
+from anomaly_bench.tables.printed import NOTHING
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Grid:
     title: str
     header: list[tuple[str, str]]
     columns: list[str]
+    parts: list[int]  # how many of the columns each of the table's own became, behind the one of the rows' names
     rows: list[list[str]]
     footnotes: list[str]
 
@@ -42,6 +45,7 @@ def lay_out(built: BuiltTable) -> Grid:
         title=f"{spec.name}: {spec.title}" + (", in percent" if percent else ""),
         header=header_lines(built),
         columns=["", *(title for part in parts for title, _ in part)],
+        parts=[len(part) for part in parts],
         rows=rows,
         footnotes=[*footnotes, *_legend(built), *spec.notes],
     )
@@ -52,7 +56,8 @@ def _parts(built: BuiltTable, index: int) -> list[tuple[str, Callable[[Cell, lis
     name = built.spec.columns[index].name
     if not any(row[index].measurable for row in built.cells):
         return [(name, _printed)]
-    if built.profile.dataset is not None or not built.spec.printed:  # nothing to stand beside
+    nothing_printed = all(row[index].printed is NOTHING for row in built.cells)
+    if nothing_printed or built.profile.dataset is not None or not built.spec.printed:  # nothing to stand beside
         return [(f"{name}, measured", _measured)]
     if built.spec.peers and built.spec.columns[index].peer:
         return [(f"{name}, printed", _printed), (f"{name}, measured", _measured)]
@@ -75,24 +80,33 @@ def _measured(cell: Cell, footnotes: list[str]) -> str:
 
 
 def _legend(built: BuiltTable) -> list[str]:
-    tested = [cell for row in built.cells for cell in row if cell.interval is not None]
+    """What the signs beside the numbers mean."""
+    cells = [cell for row in built.cells for cell in row]
+    tested = [cell for cell in cells if cell.interval is not None]
+    spread = any(cell.std is not None and cell.measure is not RELATIVE for cell in cells)
+    legend = ["± is the standard deviation over seeds; a measured number without it is of one seed."] if spread else []
     if not tested:
-        return []
+        return legend
     references = ", ".join(sorted({cell.reference for cell in tested}))
     return [
+        *legend,
         f"▲ above, ▼ below the reference ({references}), ○ no difference that holds: 95 % interval of the paired "
-        "difference in image AUROC, from a bootstrap over test images and seeds."
+        "difference in image AUROC, from a bootstrap over test images and seeds.",
     ]
 
 
 def _remarks(cell: Cell) -> list[str]:
     remarks = [cell.caveat] if cell.caveat else []
     if cell.measure is RELATIVE and cell.std is not None:
-        remarks.append("± is that of all pairs of runs")
+        remarks.append("± is that of the pairs of runs")
     if len(cell.seeds) < cell.seeds_planned:
         remarks.append(f"{len(cell.seeds)} of {cell.seeds_planned} seeds")
     if cell.seeds_left_out:
-        remarks.append(_left_out(cell))
+        remarks.append(_left_out(cell, cell.seeds_left_out, "not every category has"))
+    if cell.seeds_unshared:
+        remarks.append(_left_out(cell, cell.seeds_unshared, "others to be compared lack"))
+    if cell.seeds_differ:
+        remarks.append(f"of {_seeds(cell.seeds)}, unlike others to be compared")
     if len(cell.categories) < cell.categories_planned:
         count = f"{len(cell.categories)} of {cell.categories_planned} categories"
         remarks.append(f"mean over {count} ({', '.join(cell.categories)})")
@@ -103,10 +117,15 @@ def _remarks(cell: Cell) -> list[str]:
     return remarks
 
 
-def _left_out(cell: Cell) -> str:
-    """`seed 0 only, for not every category has 1, 2`: the mean is of fewer runs than the cells above."""
-    used, others = (", ".join(map(str, seeds)) for seeds in (cell.seeds, cell.seeds_left_out))
-    return f"seed{'s' if len(cell.seeds) > 1 else ''} {used} only, for not every category has {others}"
+def _left_out(cell: Cell, left_out: tuple[int, ...], why: str) -> str:
+    """`seed 0 only, for not every category has 1, 2`: the mean is of fewer runs than there are."""
+    return f"{_seeds(cell.seeds)} only, for {why} {', '.join(map(str, left_out))}"
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    if not seeds:
+        return "seeds that differ by category"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _difference(cell: Cell, footnotes: list[str]) -> str:
@@ -180,6 +199,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else repr(round(value, 10))
 
 
+LATEX_COLUMNS = 12  # of numbers, side by side: about what a page's width holds
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "--", "<": r"$<$", ">": r"$>$",
@@ -188,33 +208,64 @@ LATEX_SPECIAL = {
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    """Plain text, with `code` in a typewriter's letters, in which two hyphens stay two."""
+    parts = re.split(r"`([^`]*)`", text)
+    plain = ["".join(LATEX_SPECIAL.get(character, character) for character in part) for part in parts]
+    return "".join(
+        rf"\texttt{{{part.replace('--', '-{}-')}}}" if position % 2 else part for position, part in enumerate(plain)
+    )
+
+
+def _latex_head(title: str) -> str:
+    """`AUROC image, measured` on two lines."""
+    name, comma, kind = title.rpartition(", ")
+    return rf"\shortstack[r]{{{_latex(name)}\\{_latex(kind)}}}" if comma else _latex(title)
+
+
+def _blocks(parts: list[int]) -> list[list[int]]:
+    """Columns to be set side by side, at most `LATEX_COLUMNS`; the parts of one column of the table stay together."""
+    blocks, start = [list[int]()], 1
+    for size in parts:
+        if len(blocks[-1]) + size > LATEX_COLUMNS:
+            blocks.append([])
+        blocks[-1] += range(start, start + size)
+        start += size
+    return blocks
+
+
+def _tabular(grid: Grid, columns: list[int]) -> list[str]:
+    """Some of the columns, behind the rows' names."""
+    return [
+        r"\begin{adjustbox}{max width=\textwidth}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(["", *(_latex_head(grid.columns[column]) for column in columns)]) + r" \\",
+        r"\midrule",
+        *(" & ".join(_latex(row[column]) for column in (0, *columns)) + r" \\" for row in grid.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{adjustbox}",
+    ]
 
 
 def to_latex(built: BuiltTable) -> str:
-    r"""A booktabs `table*`, to be \input; needs \usepackage{amssymb,booktabs,graphicx}."""
+    r"""A booktabs `table*`, to be \input; needs \usepackage{adjustbox,amssymb,booktabs}.
+
+    A wide table is set in blocks below one another, so that its letters stay large enough to be read.
+    """
     grid = lay_out(built)
-    rows = [" & ".join(map(_latex, row)) + r" \\" for row in grid.rows]
     notes = [f"[{number}] {_latex(note)}" for number, note in enumerate(grid.footnotes, start=1)]
     header = [rf"\textbf{{{_latex(label)}}}: {_latex(text)}." for label, text in grid.header]
     lines = [
-        r"% needs \usepackage{amssymb,booktabs,graphicx}",
+        r"% needs \usepackage{adjustbox,amssymb,booktabs}",
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_latex(grid.title)}}}",
         rf"\label{{tab:{built.spec.file_name.replace('/', ':')}:{built.profile.name}}}",
-        r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(grid.columns) - 1)}}}",
-        r"\toprule",
-        " & ".join(map(_latex, grid.columns)) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\par\smallskip\footnotesize\raggedright",
-        "\n\\par ".join([*header, *notes]),
-        r"\end{table*}",
     ]
+    for columns in _blocks(grid.parts):
+        lines += [*_tabular(grid, columns), r"\par\smallskip"]
+    lines += [r"\footnotesize\raggedright", "\n\\par ".join([*header, *notes]), r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 

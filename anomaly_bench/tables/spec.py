@@ -72,7 +72,8 @@ class Line:
         name: its label.
         printed: the label of the paper's row or column whose numbers stand beside ours, or "".
         query: its part of the question.
-        compare: False where the printed number is of another kind than ours, so that a difference would mislead.
+        compare: False where the printed number is of another kind than ours, so that a difference would mislead; or
+            the names of the columns (for a column, of the rows) where it is of the same kind.
         reference: name of the row or column that this one is held against by a paired test, or "".
         peer: question that measures what is otherwise only quoted, see `peers.with_peers`; or None.
     """
@@ -80,9 +81,13 @@ class Line:
     name: str
     printed: str
     query: Query = field(default_factory=Query)
-    compare: bool = True
+    compare: bool | tuple[str, ...] = True
     reference: str = ""
     peer: Query | None = None
+
+    def is_compared_in(self, other: Line) -> bool:
+        """Whether what is printed in this row and that column (or the other way round) is of our number's kind."""
+        return self.compare if isinstance(self.compare, bool) else other.name in self.compare
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,8 @@ def read_table(path: Path) -> TableSpec:
         sweep=str(plain.get("sweep", "")),
         printed=_truth(plain, "printed"),
     )
-    for key in ("rows", "columns"):
-        _check_references(plain[key], getattr(table, key))
+    for key, lines, others in (("rows", rows, columns), ("columns", columns, rows)):
+        _check_references(plain[key], lines, others)
     if not any(table.query(row, column).measurable for row in rows for column in columns):
         raise plain.wrong("no cell has method, dataset, categories and metric; say in rows, columns or runs.")
     return table
@@ -176,7 +181,7 @@ def _lines(plain: Mapping, key: str) -> tuple[Line, ...]:
         if name in [line.name for line in lines]:
             raise entry.wrong(f"{key} has '{name}' twice; rename one.")
         printed, reference = str(entry.get("printed", name)), str(entry.get("reference", ""))
-        lines.append(Line(name, printed, _query(entry), _truth(entry, "compare"), reference, _peer(entry)))
+        lines.append(Line(name, printed, _query(entry), _compared(entry), reference, _peer(entry)))
     return tuple(lines)
 
 
@@ -198,9 +203,19 @@ def _truth(entry: Mapping, key: str) -> bool:
     return value
 
 
-def _check_references(entries: Sequence[Mapping], lines: Sequence[Line]) -> None:
-    names = [line.name for line in lines]
+def _compared(entry: Mapping) -> bool | tuple[str, ...]:
+    value = entry.get("compare", True)
+    if not isinstance(value, bool | list):
+        raise entry.wrong("compare must be true, false or a list of names; correct it.")
+    return value if isinstance(value, bool) else tuple(map(str, value))
+
+
+def _check_references(entries: Sequence[Mapping], lines: Sequence[Line], others: Sequence[Line]) -> None:
+    names, across = [line.name for line in lines], [line.name for line in others]
     for entry, line in zip(entries, lines, strict=True):
+        for name in () if isinstance(line.compare, bool) else line.compare:
+            if name not in across:
+                raise entry.wrong(f"'{line.name}' is compared in an unknown '{name}'{nearest(name, across)}")
         if line.reference and line.reference not in names:
             raise entry.wrong(
                 f"'{line.name}' has an unknown reference '{line.reference}'{nearest(line.reference, names)}"

@@ -356,6 +356,8 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("dlkd", {"prl": False, "lr_refinement": 0.1}, "lr_refinement has no effect with prl=false; leave it out."),
     ("dlkd", {"contrast_weight": 0, "margin": 0.1}, "margin has no effect with contrast_weight=0; leave it out."),
     ("dlkd", {"noise_std": 0, "noise_at": "layer1"}, "noise_at has no effect with noise_std=0; leave it out."),
+    ("dlkd", {"noise_std": 0, "contrast_weight": 0, "noise_share": 0.5},
+     "noise_share has no effect with noise_std=0 and contrast_weight=0; leave it out."),
     ("dlkd", {"lfrb": False, "prl": False, "patches": "none"},
      "patches has no effect with lfrb=false and prl=false; leave it out."),
     ("dlkd", {"gfrb": False, "lfrb": False, "prl": False, "ffn_ratio": 4},
@@ -375,6 +377,10 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("method", "settings", "expected"), IDLE, ids=str)
 def test_what_has_no_effect_names_no_other_run(method: str, settings: dict[str, Any], expected: str) -> None:
     assert sentence(method, **settings) == expected
+
+
+def test_one_image_a_batch_will_do_where_no_images_are_compared() -> None:
+    assert spec_of("variance_rd", variance_weight=0, batch_size=1).protocol.batch_size == 1
 
 
 def test_a_forward_student_takes_images_of_any_size() -> None:

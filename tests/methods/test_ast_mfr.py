@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -146,6 +147,19 @@ def test_the_student_is_pretrained_normalises_for_itself_and_ends_with_its_third
     as_teacher = build_teacher(LITE0, find_weights(LITE0, None, download=False))
     torch.testing.assert_close(student.eval()(images()), as_teacher(images()))
     assert student.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+
+
+def test_an_untrained_student_starts_as_torchvisions_does() -> None:
+    """With every residual branch open, where timm would shut them."""
+    torch.manual_seed(0)
+    ours = build_student("resnet18.random", None).network
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18()
+    assert all(bool((block.bn2.weight == 1).all()) for block in (*ours.layer1, *ours.layer2, *ours.layer3))
+    for name, tensor in ours.named_parameters():
+        other = theirs.get_parameter(name)
+        assert float(tensor.detach().std()) == pytest.approx(float(other.detach().std()), rel=0.1)
+        assert float(tensor.detach().mean()) == pytest.approx(float(other.detach().mean()), abs=0.01)
 
 
 def test_an_untrained_student_is_drawn_from_the_runs_seed_and_an_untrained_teacher_is_not() -> None:

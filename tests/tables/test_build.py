@@ -13,10 +13,11 @@ from anomaly_bench.bench.store import STANDS_IN, Failure, Record
 from anomaly_bench.tables.build import Cell, build_table
 from anomaly_bench.tables.header import header_lines
 from anomaly_bench.tables.index import Index
+from anomaly_bench.tables.plan import cell_runs
 from anomaly_bench.tables.printed import load_printed
 from anomaly_bench.tables.render import _remarks
 from anomaly_bench.tables.spec import load_table
-from tests.tables.made_store import CATEGORIES, made_record, value, with_data
+from tests.tables.made_store import CATEGORIES, WEIGHTS, made_record, value, with_data
 
 NAME = "fmm_scsatt/table1"
 BOTTLE = made_record("bottle")
@@ -117,6 +118,17 @@ def test_numbers_of_another_kind_stand_side_by_side_without_a_difference() -> No
     assert cells["RD PRO, RD4AD's rule"].difference == pytest.approx(100 * value("bottle", "aupro_rd4ad") - 96.6)
 
 
+def test_one_number_of_a_row_can_be_of_another_kind() -> None:
+    """RD's printed PRO is by the rule of its authors' code alone."""
+    for name in ("ast_mfr/table2", "fmm_scsatt/table6"):
+        records = [made_record(category) for category in CATEGORIES]
+        built = build_table(load_table(name), PROFILES["lite"], Index.of(records), load_printed(name), Path())
+        [row] = [cells for cells in built.cells if any(cell.records for cell in cells)]
+        cells = dict(zip([line.name for line in built.spec.columns], row, strict=True))
+        assert cells["PRO"].printed.text == cells["PRO, RD4AD's rule"].printed.text == "93.9"
+        assert [line for line, cell in cells.items() if cell.difference is None] == ["PRO"]
+
+
 def undefined(record: Record, metric: str, reason: str) -> Record:
     entry = record.evaluations[record.evaluation]
     changed = entry | {"metrics": entry["metrics"] | {metric: None}, "undefined": {metric: reason}}
@@ -177,7 +189,8 @@ def test_the_header_names_what_makes_a_comparison_unfair() -> None:
     assert "epochs 30 (protocol: 200)" in lines["Training"]
     assert lines["Categories"] == "2 of 15 measured: bottle, pill"
     expected = (
-        "complete: bottle; INCOMPLETE: pill (test good 5 of 26); RESIZED copies: bottle (512x512, official 900x900)"
+        "training + good + defective test images; complete: bottle 209+20+63; INCOMPLETE: pill 267+5+141 of 267+26+141"
+        "; RESIZED copies: bottle (512x512, official 900x900)"
     )
     assert lines["Data"] == expected
     assert "no evidence against the paper" in lines["WARNING"]
@@ -270,8 +283,36 @@ def test_unverified_files_and_unconfirmed_counts_are_named() -> None:
     altered = with_data(BOTTLE, complete=False, verified=False)
     counted = with_data(made_record("pill"), complete=None, manifest_sha256="01")
     line = header([altered, counted])["Data"]
-    assert "INCOMPLETE: bottle (files with other checksums than the official ones)" in line
-    assert "complete by counts that nobody confirmed: pill" in line
+    assert "INCOMPLETE: bottle 209+20+63;" in line
+    assert "files with OTHER CHECKSUMS than the official ones: bottle" in line
+    assert "complete by counts that nobody confirmed: pill 267+26+141" in line
+
+
+def test_missing_masks_are_counted() -> None:
+    counts = BOTTLE.evidence["data"]["counts"] | {"masks": 60}
+    line = header([with_data(BOTTLE, counts=counts, complete=False)])["Data"]
+    assert "INCOMPLETE: bottle 209+20+63 (masks 60 of 63)" in line
+
+
+def test_commits_are_named_and_runs_that_name_none_are_counted() -> None:
+    pill = made_record("pill")
+    pill = dataclasses.replace(pill, provenance=pill.provenance | {"commit": "0123456789abcdef"})
+    assert header([BOTTLE, pill])["Commits"] == "0123456789; 1 of 2 runs name none"
+    assert header([pill])["Commits"] == "0123456789"
+
+
+def test_a_student_that_is_to_be_like_its_teacher_leaves_the_teacher_a_substitute() -> None:
+    name = "ast_mfr/table8"  # one row asks for `same.random`
+    table, lite = load_table(name), PROFILES["lite"]
+    row = next(row for row in table.rows if row.name == "none")
+    [bottle, *_] = cell_runs(table.query(row, table.columns[0]), lite, Path(), table=name)
+    entry = BOTTLE.evaluations[BOTTLE.evaluation] | {"spec": bottle.evaluation.as_json()}
+    evidence = BOTTLE.evidence | dict.fromkeys(bottle.spec.protocol.weights_evidence.values(), WEIGHTS)
+    of_it = {"spec": bottle.spec, "evaluation": bottle.evaluation.eval_id, "evidence": evidence}
+    record = dataclasses.replace(BOTTLE, **of_it, evaluations={bottle.evaluation.eval_id: entry})
+    lines = dict(header_lines(build_table(table, lite, Index.of([record]), load_printed(name), Path())))
+    assert lines["Teacher"].endswith("a SUBSTITUTE for wide_resnet50_2.tv_in1k (ast_mfr)")
+    assert "SUBSTITUTE" not in lines["Student"]
 
 
 def test_a_random_teacher_is_a_warning() -> None:

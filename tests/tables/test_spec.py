@@ -47,6 +47,8 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("method: rd", "method: rd, method: rd", "table9.yaml:7: duplicate key 'method'; keep one."),
         ("[bottle]", "[bottle", "table9.yaml:4: not valid YAML ("),
         ("- {name: RD, method: rd}", "- RD", "an entry of columns is not a mapping like {name: ...}; correct it."),
+        ("RD, ", "RD, compare: 1, ", "table9.yaml:7: compare must be true, false or a list of names; correct it."),
+        ("RD, ", "RD, compare: [Botle], ", "'RD' is compared in an unknown 'Botle'; did you mean 'Bottle'?"),
         (", method: rd", "", "table9.yaml:1: no cell has method, dataset, categories and metric"),
     ],
 )

@@ -105,7 +105,7 @@ def _number(step: Line, option: str) -> float | None:
 def _point(step: Line, line: Line, cell: Cell, option: str) -> Point | None:
     """None where there is no value to stand over, or nothing to show."""
     value = _number(step, option)
-    printed = cell.printed.value if step.compare and line.compare else None
+    printed = cell.printed.value if step.is_compared_in(line) and line.is_compared_in(step) else None
     return None if value is None or cell.measured is printed is None else Point(value, cell, printed)
 
 

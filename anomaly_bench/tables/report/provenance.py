@@ -46,6 +46,8 @@ def shortfalls(cell: Cell) -> list[str]:
         cell.caveat: bool(cell.caveat),
         f"{len(cell.seeds)} of {cell.seeds_planned} seeds": len(cell.seeds) < cell.seeds_planned,
         f"without seed {', '.join(map(str, cell.seeds_left_out))}": bool(cell.seeds_left_out),
+        f"without seed {', '.join(map(str, cell.seeds_unshared))}, which others lack": bool(cell.seeds_unshared),
+        "other seeds than cells to be compared": cell.seeds_differ,
         f"{len(cell.categories)} of {cell.categories_planned} categories": (
             len(cell.categories) < cell.categories_planned
         ),

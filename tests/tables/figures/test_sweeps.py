@@ -43,7 +43,11 @@ def made(batch_size: int, image: float, pixel: float, seed: int = 0) -> Record:
     return dataclasses.replace(record, evaluations={record.evaluation: entry | {"metrics": metrics}})
 
 
-RECORDS = [made(4, 0.90, 0.80), made(8, 0.91, 0.81), made(8, 0.93, 0.85, seed=1), made(32, 0.95, 0.82)]
+RECORDS = [
+    *(made(4, 0.90, 0.80, seed) for seed in (0, 1)),
+    *(made(8, 0.91, 0.81), made(8, 0.93, 0.85, seed=1)),
+    *(made(32, 0.95, 0.82, seed) for seed in (0, 1)),
+]
 
 
 def built(
@@ -91,10 +95,13 @@ def test_a_column_is_a_line_of_means_by_rising_value_without_its_empty_cells() -
 
 
 def test_bars_stand_where_there_is_a_standard_deviation_and_nowhere_else() -> None:
-    image, pixel = bars(drawn(built()).axes[0])
+    four, image, thirty_two, *pixel = bars(drawn(built()).axes[0])
     spread = 2**0.5  # of 91 and 93
+    assert four == [pytest.approx([4, 90])] * 2  # two seeds that agree
+    assert thirty_two == [pytest.approx([32, 95])] * 2
     assert image == [pytest.approx([8, 92 - spread]), pytest.approx([8, 92 + spread])]
-    assert pixel == [pytest.approx([8, 83 - 2 * spread]), pytest.approx([8, 83 + 2 * spread])]
+    assert pixel[1] == [pytest.approx([8, 83 - 2 * spread]), pytest.approx([8, 83 + 2 * spread])]
+    assert bars(drawn(built([record for record in RECORDS if record.spec.seed == 0])).axes[0]) == []
 
 
 def test_the_papers_points_are_hollow_and_stand_where_it_prints_them() -> None:
@@ -140,7 +147,7 @@ def test_the_figure_names_table_profile_seeds_and_units() -> None:
     assert figure.axes[0].get_xlabel() == "batch_size (images)"
     assert figure.axes[0].get_ylabel() == "measured, in %"
     assert caption(figure) == (
-        "PAPER: the paper's protocol. Filled: measured, mean over 1 of 1 categories and 1 to 2 of 3 seeds, bars their "
+        "PAPER: the paper's protocol. Filled: measured, mean over 1 of 1 categories and 2 of 3 seeds, bars their "
         "standard deviation. Hollow: printed in the paper, over all categories."
     )
     incomplete = [with_data(record, complete=False) for record in RECORDS[:1]]

@@ -64,7 +64,10 @@ def made_run(spec: RunSpec, rules: Sequence[EvalSpec]) -> Record:
     level = 0.965 + 0.03 * draw(spec.category) + 0.004 * draw(spec.method, spec.options) + 0.002 * draw(spec.seed)
     metrics = {name: min(level - 0.01 * draw(name), 1.0) for name in METRIC_KEYS}
     entries = {rule.eval_id: {"spec": rule.as_json(), "metrics": metrics, "undefined": {}} for rule in rules}
-    data: dict[str, Any] = {"manifest_sha256": spec.category, "counts": {}, "official_counts": {}, "complete": True}
+    counts = {"train": 10, "test_good": 5, "test_defective": 5, "masks": 5}
+    data: dict[str, Any] = {
+        "manifest_sha256": spec.category, "counts": counts, "official_counts": counts, "complete": True
+    }  # fmt: skip
     data |= {"image_sizes": [[900, 900]], "official_image_size": [900, 900], "resized": False}
     evidence = dict.fromkeys(spec.protocol.weights_evidence.values(), WEIGHTS) | {"data": data}
     cost = {"device": "NVIDIA H200", "seconds_train": 3000 + 300 * level, "seconds_latency": 0.0096}
