@@ -36,6 +36,7 @@ from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import evaluation_with, resolve
 from anomaly_bench.bench.store import Record, Store
 from anomaly_bench.data.images import parallel, read_image
+from anomaly_bench.errors import UserError
 
 __all__ = ["Places", "Prediction", "Record", "Run", "open_run", "train"]
 
@@ -51,6 +52,9 @@ class Run:
 
     record: Record
     places: Places
+
+    def __repr__(self) -> str:
+        return f"Run({self.record.spec.label})"
 
     @property
     def id(self) -> str:
@@ -78,9 +82,11 @@ class Run:
         """Teacher and student, loaded at first use; raises UserError as `load_predictor` does."""
         return load_predictor(self.record, self.places)
 
-    def predict(self, images: Sequence[Path]) -> Prediction:
-        """Maps and scores of image files, in their order; raises UserError for a file that cannot be read."""
-        decoded = parallel(lambda path: read_image(path, self.predictor.image_size), images)
+    def predict(self, images: Sequence[Path | str]) -> Prediction:
+        """Maps and scores of image files, in their order; raises UserError for a file that cannot be read, or none."""
+        if isinstance(images, str | Path) or not images:
+            raise UserError("predict takes a list of image files, at least one.")
+        decoded = parallel(lambda path: read_image(Path(path), self.predictor.image_size), images)
         return self.predictor.predict(np.stack([image.pixels for image in decoded]))
 
     def threshold(self, false_positive_rate: float) -> float:

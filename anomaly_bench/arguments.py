@@ -56,6 +56,8 @@ def places_of(arguments: Namespace) -> Places:
     """Where things are; what a command does not take is as by default."""
     from anomaly_bench.bench.places import Conduct, Places
 
+    if not arguments.data_root:
+        raise UserError("--data-root is empty; name a folder, or leave it out.")
     weights = Path(arguments.weights_dir) if arguments.weights_dir else None
     cache = arguments.get("cache_dir", "off")
     named = {field.name: arguments[field.name] for field in fields(Conduct) if field.name in arguments}

@@ -27,6 +27,12 @@ def test_train_evaluate_and_predict_in_a_few_lines(places: Places, monkeypatch: 
     assert found.maps.shape == (3, 64, 64)
     assert np.array_equal(found.scores, found.maps.max(axis=(1, 2)))
     assert run.threshold(0.0) >= run.threshold(0.5)
+    text = Places(str(places.data_root), str(places.results), cache=str(places.cache))  # type: ignore[arg-type]
+    assert np.array_equal(open_run(run.id, text).predict([str(path) for path in paths]).scores, found.scores)
+    for nothing in ([], str(paths[0]), paths[0]):
+        with pytest.raises(UserError, match="predict takes a list of image files, at least one"):
+            run.predict(nothing)  # type: ignore[arg-type]
+    assert repr(run) == f"Run({run.record.spec.label})"
 
 
 def test_wrong_names_are_user_errors(places: Places) -> None:

@@ -302,9 +302,12 @@ def test_what_would_change_nothing_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_name_of_the_results_folder_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_name_of_a_folder_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", "dlkd/table1", "--no-train", "--results", ""]) == 2
     assert capsys.readouterr().err == "error: --results is empty; name a folder, or leave it out.\n"
+    assert main(["list", "runs", "--data-root", ""]) == 0  # which has no use for it
+    assert main(["table", "dlkd/table1", "--no-train", "--data-root", ""]) == 2
+    assert capsys.readouterr().err == "error: --data-root is empty; name a folder, or leave it out.\n"
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

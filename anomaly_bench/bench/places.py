@@ -44,6 +44,12 @@ class Places:
     cache: Path | None = None  # decoded images, kept between runs
     conduct: Conduct = Conduct()
 
+    def __post_init__(self) -> None:
+        """Folders may be given as plain text."""
+        for name in ("data_root", "results", "weights_dir", "cache"):
+            folder = getattr(self, name)
+            object.__setattr__(self, name, None if folder is None else Path(folder))
+
     def absolute(self) -> Places:
         """For a process with another working directory."""
         weights, cache = (path.absolute() if path else None for path in (self.weights_dir, self.cache))

@@ -145,13 +145,16 @@ def read_table(path: Path) -> TableSpec:
     plain = load_mapping(path)
     _check_keys(plain, TABLE_KEYS, required=("title", "rows", "columns"))
     rows, columns = _lines(plain, "rows"), _lines(plain, "columns")
+    runs = plain.get("runs", Mapping())
+    if not isinstance(runs, Mapping):
+        raise plain.wrong("runs is a mapping such as {dataset: mvtec, categories: all}; correct it.")
     table = TableSpec(
         name=f"{path.parent.name}/{path.stem}",
         title=str(plain["title"]),
         rows=rows,
         columns=columns,
-        runs=_query(plain["runs"]) if "runs" in plain else Query(),
-        notes=tuple(str(note) for note in plain.get("notes", [])),
+        runs=_query(runs),
+        notes=tuple(str(note) for note in plain.list_of("notes")),
         sweep=str(plain.get("sweep", "")),
         printed=_truth(plain, "printed"),
     )
@@ -173,7 +176,7 @@ def _check_keys(mapping: Mapping, known: Sequence[str], required: Sequence[str])
 
 def _lines(plain: Mapping, key: str) -> tuple[Line, ...]:
     lines: list[Line] = []
-    for entry in plain[key]:
+    for entry in plain.list_of(key):
         if not isinstance(entry, Mapping):
             raise plain.wrong(f"an entry of {key} is not a mapping like {{name: ...}}; correct it.")
         _check_keys(entry, LINE_KEYS, required=("name",))

@@ -22,6 +22,13 @@ class Mapping(dict[str, Any]):
         """`file:line: message`."""
         return UserError(f"{self.path}:{self.line}: {message}")
 
+    def list_of(self, key: str) -> list[Any]:
+        """The list under a key; an empty one without it."""
+        value = self.get(key, [])
+        if not isinstance(value, list):
+            raise self.wrong(f"{key} is a list of entries, each behind a hyphen; correct it.")
+        return value
+
 
 def load_mapping(path: Path) -> Mapping:
     """The file's one mapping.
@@ -33,6 +40,8 @@ def load_mapping(path: Path) -> Mapping:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text; save it as that.") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); correct it.") from error

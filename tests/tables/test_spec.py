@@ -49,6 +49,15 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("- {name: RD, method: rd}", "- RD", "an entry of columns is not a mapping like {name: ...}; correct it."),
         ("RD, ", "RD, compare: 1, ", "table9.yaml:7: compare must be true, false or a list of names; correct it."),
         ("RD, ", "RD, compare: [Botle], ", "'RD' is compared in an unknown 'Botle'; did you mean 'Bottle'?"),
+        (
+            "columns:\n",
+            "notes:\ncolumns:\n",
+            "table9.yaml:1: notes is a list of entries, each behind a hyphen; correct it.",
+        ),
+        ("columns:\n", "notes: foo\ncolumns:\n", "table9.yaml:1: notes is a list of entries"),
+        ("columns:\n  - {name: RD, method: rd}", "columns:", "table9.yaml:1: columns is a list of entries"),
+        ("{dataset: mvtec, metric: image_auroc}", "", "table9.yaml:1: runs is a mapping such as {dataset: mvtec,"),
+        ("{dataset: mvtec, metric: image_auroc}", "x", "table9.yaml:1: runs is a mapping such as {dataset: mvtec,"),
         (", method: rd", "", "table9.yaml:1: no cell has method, dataset, categories and metric"),
     ],
 )
@@ -58,6 +67,13 @@ def test_a_mistake_is_one_sentence_with_file_and_line(tmp_path: Path, old: str, 
         read(tmp_path, GOOD.replace(old, new, 1))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_coding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table9.yaml"
+    path.write_bytes("title: Tücher".encode("latin-1"))
+    with pytest.raises(UserError, match=r"table9.yaml is no UTF-8 text; save it as that\."):
+        read_table(path)
 
 
 def test_an_option_that_the_method_does_not_have_names_the_file(tmp_path: Path) -> None:
