@@ -253,3 +253,15 @@ def test_the_commands_that_fill_the_claims_are_understood() -> None:
     assert len(specs) == len(asked) > 30
     assert {spec.method for spec in specs} == {"rd", "fmm_scsatt", "ast_mfr", "variance_rd", "dlkd"}
     assert {(spec.protocol.teacher, spec.protocol.epochs) for spec in specs} == {("resnet18.tv_in1k", 200)}
+
+
+def test_the_readme_counts_the_records_that_stand_in_no_table() -> None:
+    """Means are over what rows share, so that a new record can push another out of its table."""
+    shown = set[str]()
+    for path in (RESULTS / "tables").rglob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            shown |= {run_id for row in csv.DictReader(file) for run_id in row["runs"].split()}
+    runs = {path.parent.name for path in (RESULTS / "runs").glob("*/record.json")}
+    counts = f"Of the records {len(runs - shown)} of {len(runs)} stand in no table"
+    assert shown <= runs
+    assert counts in (RESULTS / "README.md").read_text(encoding="utf-8")
