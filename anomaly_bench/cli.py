@@ -53,13 +53,18 @@ def run_command(arguments: Namespace) -> int:
     spec, evaluation = resolve(
         arguments.method, arguments.dataset, arguments.category, profile, seed=arguments.seed, settings=settings
     )
+    from anomaly_bench.bench.claims import ClaimedElsewhereError
     from anomaly_bench.bench.few_images import shown_metrics
     from anomaly_bench.bench.obtain import obtain
     from anomaly_bench.bench.store import RunFailedError
 
     store, places = store_of(arguments), watched(places_of(arguments), arguments, profile.name, {})
     try:
-        obtained = obtain(spec, evaluation, places, store, again=arguments.again)
+        try:
+            obtained = obtain(spec, evaluation, places, store, again=arguments.again, wait=False)
+        except ClaimedElsewhereError:
+            print(f"another process is at run {spec.run_id}; waiting for it.", file=sys.stderr, flush=True)
+            obtained = obtain(spec, evaluation, places, store, again=arguments.again)
     except RunFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

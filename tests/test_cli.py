@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anomaly_bench import parsers
+from anomaly_bench.bench.claims import ClaimedElsewhereError
 from anomaly_bench.bench.launch import LAUNCHERS
 from anomaly_bench.bench.store import Store
 from anomaly_bench.cli import main
+from anomaly_bench.errors import UserError
 from tests.conftest import TINY, tiny_spec
 
 SETTINGS = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
@@ -300,6 +304,24 @@ def test_what_would_change_nothing_is_refused(
     assert main([*words, "--results", str(tmp_path / "res"), "--data-root", str(tmp_path)]) == 2
     assert capsys.readouterr() == ("", f"error: {sentence.format(results=tmp_path / 'res')}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_waits_for_another_process_says_so(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = list[bool]()
+
+    def busy(*_: Any, wait: bool = True, **__: Any) -> None:
+        asked.append(wait)
+        if not wait:
+            raise ClaimedElsewhereError
+        raise UserError("and then it goes on.")
+
+    monkeypatch.setattr("anomaly_bench.bench.obtain.obtain", busy)
+    assert main(arguments(tree)) == 2
+    first, then = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"another process is at run [0-9a-f]{16}; waiting for it\.", first)
+    assert (asked, then) == ([False, True], "error: and then it goes on.")
 
 
 def test_an_empty_name_of_a_folder_is_not_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,8 @@ from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.data.layout import entries, is_folder
 from anomaly_bench.errors import UserError
 
+TRAINING = Path("train", "good")
+
 
 class Folder(AnomalyDataModule):
     """One folder of the user's own, see `AnomalyDataModule`; there are no official counts to compare with."""
@@ -26,7 +28,20 @@ class Folder(AnomalyDataModule):
         """Every folder below the data root that holds `train/good`."""
         if not is_folder(data_root):
             raise UserError(f"data root {data_root} does not exist; correct --data-root (or ANOMALY_BENCH_DATA).")
-        return [path.name for path in entries(data_root, lambda path: is_folder(path / "train" / "good"))]
+        return [path.name for path in entries(data_root, lambda path: is_folder(path / TRAINING))]
+
+    @classmethod
+    def check_category(cls, data_root: Path, category: str) -> None:
+        """Raise UserError when there is no such category; says how a folder that is there misses the layout."""
+        folder = data_root / category
+        if is_folder(data_root / TRAINING):
+            where = data_root.absolute()
+            raise UserError(f"data root {where} is itself a category; pass --data-root {where.parent}.")
+        if is_folder(folder) and not is_folder(folder / TRAINING):
+            there = [f"train/{path.name}" for path in entries(folder / "train", is_folder)]
+            has = f"it has {', '.join(there)}" if there else "nor has it any other below train"
+            raise UserError(f"{folder} has no folder {TRAINING}, {has}; put its normal training images there.")
+        super().check_category(data_root, category)
 
     @classmethod
     def category_folder(cls, data_root: Path, category: str) -> Path:

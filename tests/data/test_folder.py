@@ -94,3 +94,17 @@ def test_categories_are_named_as_their_folders_are_and_what_is_locked_beside_the
         assert Folder(tmp_path, name).counts().train == 5
     with pytest.raises(UserError, match=r"unknown category '鋼'; did you mean '鋼板'\?"):
         Folder(tmp_path, "鋼")
+
+
+def test_a_folder_in_another_layout_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "screws" / "train" / "ok").mkdir(parents=True)
+    (tmp_path / "nuts" / "test").mkdir(parents=True)
+    write_category(tmp_path / "bolts")
+    with pytest.raises(UserError, match="screws has no folder train/good, it has train/ok; put its normal training"):
+        Folder(tmp_path, "screws")
+    with pytest.raises(UserError, match="nuts has no folder train/good, nor has it any other below train; put its"):
+        Folder(tmp_path, "nuts")
+    with pytest.raises(
+        UserError, match=f"data root {tmp_path}/bolts is itself a category; pass --data-root {tmp_path}"
+    ):
+        Folder(tmp_path / "bolts", "bolts")
