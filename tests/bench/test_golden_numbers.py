@@ -2,6 +2,10 @@
 
 Without the cache of the teacher's features, which may round a float32 map of 4x4 another way: four steps of Adam
 make 1e-3 of that here.
+
+`ast_mfr` moved once within its revision: its untrained student, which only the smoke profile and `same.random` have,
+starts as torchvision's since. No published record had one, and a new revision would have made stale all those of
+pretrained students, to whom nothing happened. A results folder with smoke runs from before wants `--again` for them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from tests.conftest import TINY
 
 # Loss of every epoch, pixel AUROC, AUPRO.
 GOLDEN: dict[str, tuple[list[float], float, float]] = {
-    "ast_mfr": ([5.3289, 3.2809, 2.5234, 2.1769], 0.9414, 0.8294),
+    "ast_mfr": ([5.2292, 3.1263, 2.3790, 2.0376], 0.9402, 0.8196),
     "dlkd": ([5.6989, 4.7151, 3.6179, 2.9196], 0.8233, 0.6272),
     "fmm_scsatt": ([2.2782, 1.3979, 1.1322, 1.0252], 0.9580, 0.8637),
     "rd": ([2.8236, 2.4037, 2.1867, 2.0522], 0.5096, 0.1459),
