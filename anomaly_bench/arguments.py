@@ -61,6 +61,7 @@ def places_of(arguments: Namespace) -> Places:
     weights = Path(arguments.weights_dir) if arguments.weights_dir else None
     cache = arguments.get("cache_dir", "off")
     named = {field.name: arguments[field.name] for field in fields(Conduct) if field.name in arguments}
+    named |= {"feature_cache": not arguments.no_feature_cache} if "no_feature_cache" in arguments else {}
     return Places(
         Path(arguments.data_root),
         results_of(arguments),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -16,7 +15,8 @@ from jsonargparse import ArgumentParser, Namespace
 from anomaly_bench import __version__
 from anomaly_bench.arguments import complain, names_in, places_of, refuse_idle, seeds_in, store_of, watched
 from anomaly_bench.bench.recall import recalling
-from anomaly_bench.commands_use import export_command, predict_command
+from anomaly_bench.commands_data import check_command, fetch_command
+from anomaly_bench.commands_use import export_command, predict_command, score_command
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.parsers import (
     LISTS,
@@ -54,9 +54,9 @@ def run_command(arguments: Namespace) -> int:
         arguments.method, arguments.dataset, arguments.category, profile, seed=arguments.seed, settings=settings
     )
     from anomaly_bench.bench.claims import ClaimedElsewhereError
-    from anomaly_bench.bench.few_images import shown_metrics
     from anomaly_bench.bench.obtain import obtain
     from anomaly_bench.bench.store import RunFailedError
+    from anomaly_bench.listing import run_lines
 
     store, places = store_of(arguments), watched(places_of(arguments), arguments, profile.name, {})
     try:
@@ -71,16 +71,8 @@ def run_command(arguments: Namespace) -> int:
     finally:
         complain(store)
     print(f"run {spec.run_id} ({spec.title}): {obtained.how}")
-    _print_metrics(*shown_metrics(obtained.record, evaluation.eval_id))
+    print("\n".join(run_lines(obtained.record, evaluation.eval_id)))
     return 0
-
-
-def _print_metrics(metrics: dict[str, float | None], undefined: dict[str, str]) -> None:
-    from anomaly_bench.metrics import METRIC_KEYS
-
-    for name in METRIC_KEYS:
-        value = metrics[name]
-        print(f"  {name:<14}{'undefined: ' + undefined[name] if value is None else format(value, '.4f')}")
 
 
 def table_command(arguments: Namespace) -> int:
@@ -116,13 +108,14 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     """Whatever of the runs is to do, or with --dry-run what that is; 1 where runs failed."""
     from anomaly_bench.bench.launch.work import Job
     from anomaly_bench.bench.resolve import parse_settings
-    from anomaly_bench.tables.train import Workers, describe, do_work, sort_work
+    from anomaly_bench.tables.train import Workers, describe, do_work, explain_missing_weights, sort_work
 
     retry, again = arguments.retry_failed, arguments.again
     asked_for = arguments.categories is not None
     slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
     workers = Workers(arguments.launcher, arguments.workers, slurm)
-    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_unfit=again)
+    work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_unfit=again,
+                     download=not arguments.dry_run)  # fmt: skip
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
         return 0
@@ -133,7 +126,9 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
         print(f"error: {failure}", file=sys.stderr)
     for failed in work.failed:
         print(f"error: {failed.spec.label} failed before: {failed.reason}.", file=sys.stderr)
-    return 1 if failures or work.failed else 0
+    if work.without_weights:
+        print(f"error: {explain_missing_weights(work)}", file=sys.stderr)
+    return 1 if failures or work.failed or work.without_weights else 0
 
 
 def _show_to_wandb(tables: Sequence[BuiltTable], places: Places) -> None:
@@ -244,46 +239,6 @@ def list_command(arguments: Namespace) -> int:
 def data_command(arguments: Namespace) -> int:
     """`anomaly-bench data check` and `anomaly-bench data fetch`."""
     return DATA_ACTIONS[arguments.action][1](arguments[arguments.action])
-
-
-def fetch_command(fetch: Namespace) -> int:
-    """`anomaly-bench data fetch`."""
-    from anomaly_bench.bench.catalog import load_dataset
-    from anomaly_bench.data.fetch import fetch_data_set
-
-    fetch_data_set(load_dataset(fetch.dataset), Path(fetch.data_root), url=fetch.url, sha256=fetch.sha256,
-                   allow_unverified=fetch.allow_unverified_data, say=lambda line: print(line, flush=True))  # fmt: skip
-    return 0
-
-
-def check_command(check: Namespace) -> int:
-    """`anomaly-bench data check`."""
-    from anomaly_bench.bench.catalog import load_dataset
-    from anomaly_bench.data.check import check_data_set, report_lines
-
-    dataset = load_dataset(check.dataset)
-    reports = check_data_set(dataset, Path(check.data_root), allow_unverified=check.allow_unverified_data)
-    if check.json:
-        print(json.dumps([report.as_json() for report in reports], indent=2))
-    else:
-        print("\n".join(report_lines(reports)))
-    return 0 if all(report.sound for report in reports) else 1
-
-
-def score_command(arguments: Namespace) -> int:
-    """`anomaly-bench score`."""
-    from anomaly_bench.bench.texts import replace_text, to_text
-    from anomaly_bench.score import score_folders
-
-    scored = score_folders(Path(arguments.maps), Path(arguments.masks))
-    if arguments.out is not None:
-        try:
-            replace_text(Path(arguments.out), to_text(scored))
-        except OSError as error:
-            raise UserError(f"cannot write {arguments.out} ({error.strerror}); choose another --out.") from error
-    print(f"{scored['images']} images, {scored['anomalous_images']} of them anomalous")
-    _print_metrics(scored, scored["undefined"])
-    return 0
 
 
 Commands = dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]]

@@ -1,4 +1,4 @@
-"""The commands that use a finished run: `predict` and `export`."""
+"""The commands that use a finished run, `predict` and `export`, and `score`, which takes anybody's maps."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def predict_command(arguments: Namespace) -> int:
     store = Store(places.results)
     images = find_images([Path(name) for name in arguments.images], out)
     predictor = load_predictor(find_run(store, arguments.run), places)
-    limits = colour_limits(predictor, store) if arguments.overlays else None
+    limits = colour_limits(predictor, store) if not arguments.no_overlays else None
     threshold = None if arguments.fpr is None else _threshold(predictor, places, arguments.fpr)
     scores = score_files(predictor, images, out, limits)
     if not scores.rows:
         raise UserError(" ".join(scores.unread))
-    written = write_scores(scores.rows, out, threshold)
+    written = write_scores(scores.rows, out, predictor, threshold)
     above = "" if threshold is None else f", {sum(row.score > threshold for row in scores.rows)} above the threshold"
     print(f"{len(scores.rows)} images scored{above}: {written}")
     for problem in scores.unread:
@@ -70,4 +70,23 @@ def export_command(arguments: Namespace) -> int:
     print(f"  largest difference to PyTorch in float32, over {checked.images} photographs: maps {checked.maps:.2g}, "
           f"scores {checked.scores:.2g}")  # fmt: skip
     print(f"  of the scores to `predict`, which runs in {predictor.precision}: {checked.own_precision:.2g}")
+    return 0
+
+
+def score_command(arguments: Namespace) -> int:
+    """`anomaly-bench score`."""
+    from anomaly_bench.bench.texts import replace_text, to_text
+    from anomaly_bench.listing import metric_lines
+    from anomaly_bench.score import score_folders
+
+    scored = score_folders(Path(arguments.maps), Path(arguments.masks))
+    if arguments.out is not None:
+        try:
+            replace_text(Path(arguments.out), to_text(scored))
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.out} ({error.strerror}); choose another --out.") from error
+    print(f"{scored['images']} images, {scored['anomalous_images']} of them anomalous")
+    if scored["empty_masks"]:
+        print(f"note: {scored['empty_masks']} masks are empty, and their images count as normal", file=sys.stderr)
+    print("\n".join(metric_lines(scored, scored["undefined"])))
     return 0

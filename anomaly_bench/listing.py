@@ -1,8 +1,8 @@
-"""`anomaly-bench list`: methods and peers with their options, data sets, tables, runs."""
+"""What the terminal shows of methods, peers, data sets, tables and runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def lines(what: str, store: Store) -> Iterator[str]:
     else:
         for entry in store:
             shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry)
-            yield f"{entry.spec.run_id}  {entry.spec.title}  {_protocol(entry.spec.protocol)}  {shown}"
+            yield f"{entry.spec.run_id}  {entry.spec.title}  {described(entry.spec.protocol)}  {shown}"
 
 
 def _method(name: str) -> Iterator[str]:
@@ -75,15 +75,38 @@ def _tables() -> Iterator[str]:
         yield f"{name}: {load_table(name).title}"
 
 
-def _protocol(protocol: Protocol) -> str:
+def described(protocol: Protocol) -> str:
+    """Networks, epochs, rates, image size and precision in one line."""
     size = f"{protocol.image_size}x{protocol.image_size}"
     rates = f"learning rate {protocol.lr:g}, weight decay {protocol.weight_decay:g}"
     return f"{protocol.summary}, {rates}, {size}, {protocol.precision}"
 
 
 def _metrics(record: Record) -> str:
+    from anomaly_bench.bench.caveats import caveats
     from anomaly_bench.bench.few_images import shown_metrics
 
     metrics, _ = shown_metrics(record, record.evaluation)
     keys = ("image_auroc", "pixel_auroc", "aupro")
-    return "  ".join(f"{key} {'-' if metrics[key] is None else format(metrics[key], '.4f')}" for key in keys)
+    shown = "  ".join(f"{key} {'-' if metrics[key] is None else format(metrics[key], '.4f')}" for key in keys)
+    return "  ".join([shown, *(f"[{caveat}]" for caveat in caveats(record, record.evaluation))])
+
+
+def run_lines(record: Record, eval_id: str) -> Iterator[str]:
+    """What `run` says of a finished run: how it was trained, its metrics, and how far they are comparable."""
+    from anomaly_bench.bench.caveats import caveats
+    from anomaly_bench.bench.few_images import shown_metrics
+
+    yield f"  {described(record.spec.protocol)}"
+    yield from metric_lines(*shown_metrics(record, eval_id))
+    for caveat in caveats(record, eval_id):
+        yield f"  note: {caveat}"
+
+
+def metric_lines(metrics: Mapping[str, float | None], undefined: Mapping[str, str]) -> Iterator[str]:
+    """Every metric with four decimals, or why it is undefined."""
+    from anomaly_bench.metrics import METRIC_KEYS
+
+    for name in METRIC_KEYS:
+        value = metrics[name]
+        yield f"  {name:<14}{'undefined: ' + undefined[name] if value is None else format(value, '.4f')}"

@@ -36,7 +36,7 @@ def add_cache(parser: ArgumentParser) -> None:
 
 
 def add_feature_cache(parser: ArgumentParser) -> None:
-    parser.add_argument("--no-feature-cache", dest="feature_cache", action="store_false",
+    parser.add_argument("--no-feature-cache", action="store_true",
                         help="run the teacher in every epoch; slower, needs less memory, the same numbers")  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def predict_parser() -> ArgumentParser:
     parser.add_argument("--fpr", type=any_number(), default=None, metavar="RATE",
                         help="call images anomalous above a threshold that at most this share of the training images "
                         "exceeds, such as 0.01; optimistic, for the run was trained on them")  # fmt: skip
-    parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="scores only")
+    parser.add_argument("--no-overlays", action="store_true", help="scores only")
     add_cache(parser)
     add_allow_unverified(parser)
     return parser

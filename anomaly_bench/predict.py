@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -24,6 +24,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.overlays import Limits, overlay
 
 SCORES, OVERLAYS = "scores.csv", "overlays"
+MASKS = "ground_truth"  # as MVTec AD and its kin name the folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Scores:
 
 
 def find_images(named: Sequence[Path], out: Path) -> list[ImageFile]:
-    """The files named, and every image below the folders named, sorted; overlays of an earlier call are left out.
+    """The files named, and every image below the folders named, sorted.
+
+    Overlays of an earlier call are left out, and below a data set's folder its masks.
 
     Raises:
         UserError: something named does not exist, or a folder holds no image.
@@ -64,7 +67,7 @@ def find_images(named: Sequence[Path], out: Path) -> list[ImageFile]:
         files = [ImageFile(path, PurePath(path.name))]
         if path.is_dir():
             files = [ImageFile(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if _is_image(file)]
-            files = [file for file in files if out / OVERLAYS not in file.path.parents]
+            files = [file for file in files if out / OVERLAYS not in file.path.parents and MASKS not in file.name.parts]
             if not files:
                 raise UserError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {path}; correct the path.")
         found |= {file.path: file for file in files if file.path not in found}
@@ -141,8 +144,11 @@ def _save(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], path: Path) 
         raise _unwritable(path, error) from error
 
 
-def write_scores(rows: Sequence[Scored], out: Path, threshold: float | None) -> Path:
-    """`scores.csv`, a row an image: path, score, overlay; with a threshold also it and whether the score is above it.
+def write_scores(rows: Sequence[Scored], out: Path, predictor: Predictor, threshold: float | None) -> Path:
+    """`scores.csv`, a row an image: path, score, overlay, and the ids of the run and of its evaluation.
+
+    With a threshold also it and whether the score is above it. Overlays of an earlier call into the same folder that
+    are not among these are removed.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -150,16 +156,29 @@ def write_scores(rows: Sequence[Scored], out: Path, threshold: float | None) -> 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     verdict = [] if threshold is None else ["threshold", "anomalous"]
-    writer.writerow(["path", "score", *verdict, "overlay"])
+    writer.writerow(["path", "score", *verdict, "overlay", "run", "evaluation"])
+    origin = [predictor.spec.run_id, predictor.evaluation.eval_id]
     for row in rows:
         decided = [] if threshold is None else [threshold, int(row.score > threshold)]
-        writer.writerow([row.path, row.score, *decided, row.overlay or ""])
+        writer.writerow([row.path, row.score, *decided, row.overlay or "", *origin])
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _remove_overlays(out, kept={out / row.overlay for row in rows if row.overlay is not None})
         replace_text(out / SCORES, text.getvalue())
     except OSError as error:
         raise _unwritable(out / SCORES, error) from error
     return out / SCORES
+
+
+def _remove_overlays(out: Path, *, kept: Set[Path]) -> None:
+    """Those that the folder's scores of an earlier call name; whatever else is there is the user's."""
+    earlier = out / SCORES
+    if not earlier.is_file():
+        return
+    for row in csv.DictReader(io.StringIO(earlier.read_text(encoding="utf-8"))):
+        path = out / (row.get("overlay") or "")
+        if path not in kept and out / OVERLAYS in path.parents and ".." not in path.parts:
+            path.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -47,7 +47,8 @@ def score_folders(maps_dir: Path, masks_dir: Path) -> dict[str, Any]:
         panel = anomaly_panel(maps, scores, labels, masks, names=[str(map_files[name]) for name in names])
     except NonFiniteError as error:
         raise UserError(f"{error}; make the map again.") from error
-    counts = {"images": len(names), "anomalous_images": sum(labels)}
+    empty = sum(name in mask_files and not label for name, label in zip(names, labels, strict=True))
+    counts = {"images": len(names), "anomalous_images": sum(labels), "empty_masks": empty}
     return {**panel.values, "undefined": panel.undefined, **counts, "metrics_revision": METRICS_REVISION}
 
 

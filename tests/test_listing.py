@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from anomaly_bench.bench.catalog import load_method, method_names
+from anomaly_bench.bench.caveats import caveats
 from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import EVALUATION, SUBSET, option_defaults, own_evaluation, parse_settings, resolve
 from anomaly_bench.bench.spec import EvalSpec
 from anomaly_bench.bench.store import Store
 from anomaly_bench.cli import main
-from anomaly_bench.listing import lines
+from anomaly_bench.listing import lines, run_lines
 from anomaly_bench.methods.options import OURS, RELEASED, STATED, option_sources
 from anomaly_bench.methods.protocol import Protocol
 from anomaly_bench.metrics.panel import IMAGE_KEYS
@@ -149,3 +150,50 @@ def test_runs_of_other_rates_sizes_and_precisions_can_be_told_apart(tmp_path: Pa
         write_run(tmp_path / "runs" / record.spec.run_id, record)
     told = {line.partition("  ")[2] for line in lines("runs", Store(tmp_path))}
     assert len(told) == len(settings)
+
+
+RESNET18 = "SUBSTITUTE teacher resnet18.tv_in1k for wide_resnet50_2.tv_in1k"
+
+
+def test_a_run_as_its_papers_has_no_caveats() -> None:
+    record = made_record("bottle", load_profile("paper"))
+    assert caveats(record, record.evaluation) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"resized": True}, ["RESIZED copies of the images"]),
+        ({"complete": False}, ["INCOMPLETE data"]),
+        ({"verified": False}, ["files with OTHER CHECKSUMS than the official ones"]),
+    ],
+)
+def test_what_is_not_as_in_the_paper_stands_beside_a_runs_numbers(
+    changes: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    record = with_data(made_record("bottle"), **changes)
+    assert caveats(record, record.evaluation) == [RESNET18, *expected]
+    write_run(tmp_path / "runs" / record.spec.run_id, record)
+    (line,) = lines("runs", Store(tmp_path))
+    assert line.endswith("".join(f"  [{caveat}]" for caveat in [RESNET18, *expected]))
+    notes = [line for line in run_lines(record, record.evaluation) if line.startswith("  note: ")]
+    assert notes == [f"  note: {caveat}" for caveat in [RESNET18, *expected]]
+
+
+def test_random_teachers_subsets_devices_and_whole_images_are_caveats() -> None:
+    record = made_record("bottle", load_profile("paper"), teacher="wide_resnet50_2.random", train_images=24)
+    entry = record.evaluations[record.evaluation] | {"evidence": {"images_without_background": 3, "images": 83}}
+    record = replace(
+        record,
+        evaluations={record.evaluation: entry},
+        evidence=record.evidence | {"weights": {"source": "random", "teacher": "wide_resnet50_2.random"}},
+        cost={"devices": 2},
+    )
+    assert caveats(record, record.evaluation) == [
+        "SUBSTITUTE teacher wide_resnet50_2.random for wide_resnet50_2.tv_in1k",
+        "RANDOM weights in the teacher",
+        "a SUBSET of 24 training and all test images",
+        "trained on 2 devices at once",
+        "no background found in 3 of 83 images, scored whole",
+    ]

@@ -71,7 +71,8 @@ def test_every_image_has_its_row_and_its_own_overlay(trained: tuple[Record, Plac
     for row in found:
         with Image.open(photos.parent / "out" / row["overlay"]) as picture:
             assert picture.size == (128, 64)
-    assert list(found[0]) == ["path", "score", "overlay"]
+    assert list(found[0]) == ["path", "score", "overlay", "run", "evaluation"]
+    assert {(row["run"], row["evaluation"]) for row in found} == {(trained[0].spec.run_id, trained[0].evaluation)}
     assert main(words(trained, photos)) == 0, "and once more, into the same folder"
     assert rows(photos) == found
 
@@ -153,6 +154,26 @@ def test_gone_maps_leave_the_scores(
     assert "the overlays' colours come from it; use --no-overlays" in capsys.readouterr().err
     assert main([*given, "--no-overlays"]) == 0
     assert {row["overlay"] for row in rows(photos)} == {""}
+
+
+def test_a_second_call_leaves_no_overlays_of_the_first(trained: tuple[Record, Places], photos: Path) -> None:
+    assert main(words(trained, photos)) == 0
+    overlays = photos.parent / "out" / "overlays"
+    (overlays / "mine.png").write_text("not from here")
+    (photos / "a.jpg").unlink()
+    assert main(words(trained, photos)) == 0
+    drawn = {str(path.relative_to(overlays)) for path in overlays.rglob("*.png")}
+    assert drawn == {"a.png", "line 2/ü.png", "mine.png"}
+    assert main(words(trained, photos, "--no-overlays")) == 0
+    assert [path.name for path in overlays.rglob("*.png")] == ["mine.png"]
+
+
+def test_the_masks_of_a_data_set_are_no_images(photos: Path) -> None:
+    masks = photos / "ground_truth" / "hole"
+    masks.mkdir(parents=True)
+    shutil.copy(photos / "a.png", masks / "000_mask.png")
+    assert [image.path.name for image in find_images([photos], photos)] == ["a.jpg", "a.png", "ü.bmp"]
+    assert len(find_images([masks], photos)) == 1, "named itself, it is meant"
 
 
 def test_overlays_of_an_earlier_call_are_no_images(photos: Path) -> None:

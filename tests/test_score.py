@@ -58,7 +58,18 @@ def test_the_numbers_are_those_of_the_metrics(folders: tuple[Path, Path]) -> Non
     expected = anomaly_panel(images, [image.max() for image in images], labels, truth)
     scored = score_folders(maps, masks)
     assert {key: scored[key] for key in METRIC_KEYS} == expected.values
-    assert (scored["images"], scored["anomalous_images"]) == (5, 3)
+    assert (scored["images"], scored["anomalous_images"], scored["empty_masks"]) == (5, 3, 0)
+
+
+def test_an_empty_mask_makes_a_normal_image_and_is_said(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps, masks = folders
+    write_mask(masks / "cut" / "000_mask.png", empty=True)
+    assert main(["score", "--maps", str(maps), "--masks", str(masks)]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("5 images, 2 of them anomalous")
+    assert said.err == "note: 1 masks are empty, and their images count as normal\n"
 
 
 @pytest.mark.parametrize("suffix", [".tiff", ".png"])
@@ -89,7 +100,7 @@ def test_an_empty_mask_and_none_mean_the_same(folders: tuple[Path, Path]) -> Non
     maps, masks = folders
     expected = score_folders(maps, masks)
     write_mask(masks / "good" / "000.png", empty=True)
-    assert score_folders(maps, masks) == expected
+    assert score_folders(maps, masks) == expected | {"empty_masks": 1}
 
 
 def test_the_command_prints_and_writes(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

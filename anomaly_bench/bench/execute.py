@@ -18,7 +18,7 @@ from anomaly_bench.bench.cost import provenance
 from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices
 from anomaly_bench.bench.evaluate import evaluate_maps
 from anomaly_bench.bench.foreground import require_sam
-from anomaly_bench.bench.memory import give_memory_back
+from anomaly_bench.bench.memory import enough_memory, give_memory_back, is_for_memory
 from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
 from anomaly_bench.bench.resolve import own_evaluation
@@ -39,11 +39,18 @@ from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.base import DistillationMethod
 from anomaly_bench.metrics import NonFiniteError
-from anomaly_bench.weights import WeightsFile, build_student, build_teacher, check_network_name, require_weights
+from anomaly_bench.weights import (
+    RANDOM,
+    WeightsFile,
+    build_student,
+    build_teacher,
+    check_network_name,
+    find_weights,
+    require_weights,
+    split_name,
+)
 
 CHECKPOINT, MAPS, CURVES = "student.safetensors", "maps.npz", "curves.csv"
-# What PyTorch says without a GPU, and what CUDA and its libraries say by themselves: as a RuntimeError.
-NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 def open_data(spec: RunSpec, places: Places) -> AnomalyDataModule:
@@ -74,6 +81,16 @@ def find_networks(spec: RunSpec, weights_dir: Path | None) -> dict[str, WeightsF
     return {role: require_weights(name, weights_dir, role) for role, name in spec.protocol.networks.items()}
 
 
+def has_weights(name: str, role: str, weights_dir: Path | None, *, download: bool) -> bool:
+    """Whether a network's weights can be had, or without `download` are here; one that is to be untrained needs none.
+
+    Raises:
+        UserError: nobody knows the network, or `weights_dir` cannot be used.
+    """
+    check_network_name(name, role)
+    return split_name(name)[1] == RANDOM or find_weights(name, weights_dir, download=download) is not None
+
+
 def build_method(spec: RunSpec, networks: Mapping[str, WeightsFile | None]) -> DistillationMethod:
     """The method as it is before training; everything drawn at random comes from the spec's seed."""
     lightning.seed_everything(spec.derive_seed("model"), verbose=False)
@@ -95,14 +112,15 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         again: replace a record that is there.
 
     Raises:
-        UserError: data, weights or results folder cannot be used; nothing has been written.
+        UserError: data, weights or results folder cannot be used, or images or networks are too much for the memory;
+            nothing has been written.
         RunFailedError: the training diverged or found too little memory, and a failure has been stored; or one of
             several devices' processes was killed.
     """
     load_method(spec.method).require()
     check_networks(spec)
     data = open_data(spec, places)
-    data.setup()
+    _decode(data, spec)
     devices = places.conduct.devices
     if devices > 1:
         check_devices(spec, data, devices)
@@ -111,7 +129,8 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         name: network_evidence(spec, networks, role) for role, name in spec.protocol.weights_evidence.items()
     } | {"data": data.evidence()}
     give_memory_back()
-    method = build_method(spec, networks)
+    with enough_memory(f"the networks of {spec.title}", "choose smaller ones"):
+        method = build_method(spec, networks)
     student = sum(value.nbytes for value in method.student_state().values())
     # A checkpoint holds Adam's two moments too, and is still there when the finished run is written.
     store.check_writable(student * (4 if places.conduct.keep == "all" else 3))
@@ -132,6 +151,16 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         store.checkpoint(spec.run_id).unlink(missing_ok=True)
         watch.publish(record, trained.stage_maps, data, store.folder(spec.run_id))
     return record
+
+
+def _decode(data: AnomalyDataModule, spec: RunSpec) -> None:
+    """Both splits; raises UserError where they are too much."""
+    size = spec.protocol.image_size
+    with enough_memory(
+        f"the images of {spec.dataset}/{spec.category} at {size}x{size}",
+        "choose a smaller image_size, or fewer images by train_images and test_images",
+    ):
+        data.setup()
 
 
 def prepare_share(
@@ -178,7 +207,7 @@ def _train(
 
 def _failed(spec: RunSpec, error: Exception, store: Store) -> RunFailedError:
     """Stores why; anything but what a run may fail of is a defect of ours, and goes on up."""
-    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
+    memory = is_for_memory(error)
     if not memory and not isinstance(error, (TrainingDivergedError, NonFiniteError)):
         raise error
     reason = f"out of memory at batch size {spec.protocol.batch_size}" if memory else str(error)
@@ -208,7 +237,7 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
 
     Raises:
         UnfitRecordError: the maps are gone.
-        UserError: the data are not at hand.
+        UserError: the data are not at hand, or too much for the memory.
     """
     path = store.folder(record.spec.run_id) / MAPS
     try:
@@ -216,11 +245,13 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
             stage_maps = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UnfitRecordError(
-            f"{path} is gone or broken, and another rule needs the run's maps; use --again to train the run anew."
+            f"{path} is gone or broken (git keeps no maps), and another rule needs the run's maps; use --again to "
+            "train the run anew."
         ) from error
     data = open_data(record.spec, places)
-    data.setup()
-    new = evaluate_maps(record.spec, stage_maps, data, evaluation, weights_dir=places.weights_dir)
+    _decode(data, record.spec)
+    with enough_memory(f"the evaluation of {record.spec.title}", "free some"):
+        new = evaluate_maps(record.spec, stage_maps, data, evaluation, weights_dir=places.weights_dir)
     own = evaluation == own_evaluation(record.spec.method)
     return store.add_evaluation(record, evaluation, new.as_json(), new.scores, own=own)
 

@@ -126,6 +126,7 @@ def export_onnx(predictor: Predictor, path: Path) -> ExportCheck:
 def _staged(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place when the block ends well, and else vanishes."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".onnx", dir=path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another --out.") from error

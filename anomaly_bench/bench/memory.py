@@ -7,11 +7,22 @@ import gc
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from anomaly_bench.errors import UserError
+
+# What PyTorch says without a GPU, and what CUDA and its libraries say by themselves: as a RuntimeError.
+NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "Storage size calculation overflowed",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST_BLOCK = 2**30  # bytes; all that a step asks for is smaller
 LARGEST_OF_OLD = 2**25
@@ -41,6 +52,22 @@ def keep_freed_memory() -> None:
     # Older ones refuse blocks so large; and either threshold, once set, ends the other's growing by itself.
     if library.mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK) or library.mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD):
         library.mallopt(M_TRIM_THRESHOLD, LARGEST_BLOCK)
+
+
+def is_for_memory(error: Exception) -> bool:
+    """Whether it says that there was too little memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
+
+
+@contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Raises UserError, `<what> do not fit in memory; <remedy>.`, where the block asks for more than there is."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_for_memory(error):
+            raise
+        raise UserError(f"{what} do not fit in memory; {remedy}.") from error
 
 
 def give_memory_back() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -13,6 +12,8 @@ from typing import Any, Literal
 from anomaly_bench.errors import UserError
 from anomaly_bench.methods.protocol import Protocol
 from anomaly_bench.metrics import METRICS_REVISION
+
+WIDEST = 1000  # pixels of smoothing; beyond the images of any paper, and a filter's memory grows with it
 
 
 def canonical_json(value: Any) -> str:
@@ -133,10 +134,10 @@ class EvalSpec:
     metrics_revision: int = METRICS_REVISION
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma < math.inf:
-            raise UserError(f"sigma must be 0 or more, not {self.sigma}.")
-        if self.mean_kernel < 1 or self.mean_kernel % 2 == 0:
-            raise UserError(f"mean_kernel must be odd and at least 1, not {self.mean_kernel}.")
+        if not 0 <= self.sigma <= WIDEST:
+            raise UserError(f"sigma must be 0 to {WIDEST} pixels, not {self.sigma:g}.")
+        if not 1 <= self.mean_kernel <= WIDEST or self.mean_kernel % 2 == 0:
+            raise UserError(f"mean_kernel must be odd, at least 1 and below {WIDEST} pixels, not {self.mean_kernel}.")
 
         if self.background != "none" and self.image_score == "mean":
             raise UserError("background needs image_score=max: a mean would also measure how large the object is.")

@@ -236,8 +236,12 @@ class Store:
             probe.write(b"\0" * PROBE_BYTES)
             probe.flush()
             os.fsync(probe.fileno())
-            if shutil.disk_usage(existing).free < needed:
-                raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
+            free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise StoreError(
+                f"cannot write to the results folder {self.results} (a run takes {needed / 2**20:.1f} MiB, of which "
+                f"{free / 2**20:.1f} are free); free some space or choose another --results."
+            )
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -23,7 +23,8 @@ from anomaly_bench.bench.few_images import shown_metrics
 from anomaly_bench.bench.onlookers import Onlookers
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Record, scores_name
-from anomaly_bench.data.base import AnomalyDataModule, GroundTruth, stratified
+from anomaly_bench.data.base import AnomalyDataModule, GroundTruth
+from anomaly_bench.data.subset import stratified
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from anomaly_bench.data.cache import cached, fingerprint
 from anomaly_bench.data.fetch import Archive
 from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image_into, read_mask
 from anomaly_bench.data.layout import Sample, Split, mvtec_samples
+from anomaly_bench.data.subset import spaced, stratified
 from anomaly_bench.errors import UserError, nearest
 
 DECODING = 1  # raise it when `images` comes to decode a file to other pixels: what was kept before is then not used
@@ -131,6 +132,11 @@ class AnomalyDataModule(lightning.LightningDataModule):
     def category_names(cls, data_root: Path) -> list[str]:
         """`categories`, or where there are none those found below the data root."""
         return list(cls.categories)
+
+    @classmethod
+    def passed_over(cls, data_root: Path) -> dict[str, str]:
+        """Folders below the data root that are no category, by name, and in a sentence why; none of most data sets."""
+        return {}
 
     @classmethod
     @abstractmethod
@@ -329,22 +335,3 @@ def is_complete(counts: Counts, official: Official, unofficial_files: list[Path]
     if counts != official.counts or unofficial_files:
         return False
     return True if official.confirmed else None
-
-
-def spaced(samples: list[Sample], count: int | None) -> list[Sample]:
-    """`count` samples at even distances, or all."""
-    if count is None or count >= len(samples):
-        return samples
-    return [samples[index * len(samples) // count] for index in range(count)]
-
-
-def stratified(samples: list[Sample], count: int | None) -> list[Sample]:
-    """`count` samples, taken from every defect type (and the good ones) in turn, in their own order; or all."""
-    if count is None or count >= len(samples):
-        return samples
-    ranks: dict[str, int] = {}
-    ranked = []
-    for position, sample in enumerate(samples):
-        ranks[sample.defect] = ranks.get(sample.defect, -1) + 1
-        ranked.append((ranks[sample.defect], position))
-    return [samples[position] for position in sorted(position for _, position in sorted(ranked)[:count])]

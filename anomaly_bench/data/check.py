@@ -49,13 +49,13 @@ class CategoryReport:
         """A few words for the table."""
         plural = "S" if len(self.problems) > 1 else ""
         problems = [f"{len(self.problems)} PROBLEM{plural}"] if self.problems else []
-        return "; ".join([self._counted(), *problems])
+        return "; ".join(filter(None, [self._counted(), *problems]))
 
     def _counted(self) -> str:
         if self.counts is None:
-            return "unreadable" if self.problems else "not here"
+            return "unreadable" if self.problems else "no category" if self.notes else "not here"
         if self.official is None:
-            return "readable"
+            return "" if self.problems else "readable"
         unverified = ["UNVERIFIED"] if self.verified is False else []
         if self.counts != self.official.counts:
             return ", ".join([*unverified, _difference(self.official.counts, self.counts)])
@@ -102,9 +102,11 @@ def check_data_set(
     """
     names = dataset.category_names(data_root)
     reports = [_check_category(dataset, data_root, name, allow_unverified) for name in names]
-    if all(report.status == "not here" for report in reports):
+    for name, why in dataset.passed_over(data_root).items():
+        reports.append(CategoryReport(name, None, None, notes=[why]))
+    if all(report.status in ("not here", "no category") for report in reports):
         if not names:
-            raise UserError(f"no category folder with train/good in {data_root}; correct --data-root.")
+            raise UserError(f"there is no category in {data_root}; correct --data-root.")
         dataset.category_folder(data_root, names[0])  # says in the data set's own words where it belongs
     return reports
 

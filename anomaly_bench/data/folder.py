@@ -28,19 +28,23 @@ class Folder(AnomalyDataModule):
         """Every folder below the data root that holds `train/good`."""
         if not is_folder(data_root):
             raise UserError(f"data root {data_root} does not exist; correct --data-root (or ANOMALY_BENCH_DATA).")
+        if is_folder(data_root / TRAINING):
+            where = data_root.absolute()
+            raise UserError(f"data root {where} is itself a category; pass --data-root {where.parent}.")
         return [path.name for path in entries(data_root, lambda path: is_folder(path / TRAINING))]
+
+    @classmethod
+    def passed_over(cls, data_root: Path) -> dict[str, str]:
+        """Every other folder below the data root, and how it misses the layout."""
+        others = entries(data_root, lambda path: is_folder(path) and not is_folder(path / TRAINING))
+        return {path.name: _misses(path) for path in others}
 
     @classmethod
     def check_category(cls, data_root: Path, category: str) -> None:
         """Raise UserError when there is no such category; says how a folder that is there misses the layout."""
-        folder = data_root / category
-        if is_folder(data_root / TRAINING):
-            where = data_root.absolute()
-            raise UserError(f"data root {where} is itself a category; pass --data-root {where.parent}.")
-        if is_folder(folder) and not is_folder(folder / TRAINING):
-            there = [f"train/{path.name}" for path in entries(folder / "train", is_folder)]
-            has = f"it has {', '.join(there)}" if there else "nor has it any other below train"
-            raise UserError(f"{folder} has no folder {TRAINING}, {has}; put its normal training images there.")
+        names = cls.category_names(data_root)
+        if category not in names and is_folder(data_root / category):
+            raise UserError(_misses(data_root / category))
         super().check_category(data_root, category)
 
     @classmethod
@@ -54,6 +58,12 @@ class Folder(AnomalyDataModule):
         """Whether there is a folder of masks; a link that leads nowhere stands for one, and is missed."""
         masks = self.folder / "ground_truth"
         return masks.exists() or masks.is_symlink()
+
+
+def _misses(folder: Path) -> str:
+    there = [f"train/{path.name}" for path in entries(folder / "train", is_folder)]
+    has = f"it has {', '.join(there)}" if there else "nor has it any other below train"
+    return f"{folder} has no folder {TRAINING}, {has}; put its normal training images there."
 
 
 DATASET = Folder

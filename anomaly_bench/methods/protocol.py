@@ -8,6 +8,7 @@ from typing import Literal
 
 from anomaly_bench.errors import UserError
 
+LARGEST_SIZE = 16384  # pixels a side; a network's first layer alone then wants gigabytes for one image
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -68,5 +69,5 @@ class Protocol:
             raise UserError(f"betas must be in [0, 1), not {list(self.betas)}.")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"weight_decay must be 0 or more, not {self.weight_decay}.")
-        if self.image_size < 32:
-            raise UserError(f"image_size must be at least 32, not {self.image_size}.")
+        if not 32 <= self.image_size <= LARGEST_SIZE:
+            raise UserError(f"image_size must be 32 to {LARGEST_SIZE} pixels, not {self.image_size}.")

@@ -35,7 +35,8 @@ from machine import device, device_slug
 from rows import Row, publish
 
 from anomaly_bench.bench.catalog import load_dataset
-from anomaly_bench.data.base import AnomalyDataModule, spaced, stratified
+from anomaly_bench.data.base import AnomalyDataModule
+from anomaly_bench.data.subset import spaced, stratified
 
 HERE = Path(__file__).parent
 COMPARISON = ("method", "teacher", "data", "train_images", "test_images", "epochs")

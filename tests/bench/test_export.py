@@ -71,18 +71,19 @@ def test_onnxruntime_gives_pytorchs_maps_for_any_number_of_images(method: str, p
     pytest.importorskip("onnxscript")
     record = execute(small_spec(method), places, Store(places.results))
     predictor = load_predictor(record, places, device="cpu")
-    checked = export.export_onnx(predictor, tmp_path / "run.onnx")
+    file = tmp_path / "new folder" / "run.onnx"
+    checked = export.export_onnx(predictor, file)
     assert checked.images == 6
     assert checked.maps < 1e-4
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(tmp_path / "run.onnx"))
+    session = onnxruntime.InferenceSession(str(file))
     images = check_images(32)
     together = session.run(["maps", "scores"], {"images": images})
-    alone = run_onnx(tmp_path / "run.onnx", images)
+    alone = run_onnx(file, images)
     np.testing.assert_allclose(together[0], alone.maps, atol=1e-5)
     np.testing.assert_allclose(together[1], alone.scores, atol=1e-5)
-    assert list(tmp_path.glob("*.onnx")) == [tmp_path / "run.onnx"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_file_that_differs_from_pytorch_is_not_left(
@@ -116,12 +117,14 @@ def test_a_file_that_onnxruntime_cannot_run_is_not_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_and_a_missing_folder_are_one_sentence(
+def test_a_missing_package_and_a_file_in_the_way_are_one_sentence(
     trained: tuple[Record, Places], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export, "PACKAGES", ())
+    (tmp_path / "no").write_text("in the way")
     assert main(words(trained, tmp_path / "no" / "run.onnx")) == 2
     assert "cannot write" in capsys.readouterr().err
+    (tmp_path / "no").unlink()
     monkeypatch.setattr(export, "PACKAGES", ("sys", "nowhere_to_be_found"))
     assert main(words(trained, tmp_path / "run.onnx")) == 2
     sentence = "error: export needs nowhere_to_be_found; run pip install 'anomaly-bench[export]'.\n"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from anomaly_bench.bench import memory
+from anomaly_bench.errors import UserError
 
 TOLD = [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}]
 FREED = """
@@ -79,3 +83,22 @@ def test_a_gpu_s_free_memory_is_of_this_process_s_share_and_counts_what_pytorch_
     assert is_of_cuda(free=600, share=1.0, reserved=0, allocated=0) == 600
     assert is_of_cuda(free=600, share=0.25, reserved=0, allocated=0) == 250
     assert is_of_cuda(free=600, share=0.25, reserved=100, allocated=40) == 150 + 60
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: np.empty(1 << 60, dtype=np.uint8),
+        lambda: torch.empty(1 << 55),
+        lambda: torch.empty(1 << 40, 1 << 40),
+    ],
+)
+def test_too_much_is_one_sentence(ask: Callable[[], object]) -> None:
+    with pytest.raises(UserError, match=r"^the images do not fit in memory; choose smaller ones\.$"):  # noqa: SIM117
+        with memory.enough_memory("the images", "choose smaller ones"):
+            ask()
+
+
+def test_another_fault_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="shape"), memory.enough_memory("the images", "choose smaller ones"):
+        torch.zeros(3).reshape(2, 2)

@@ -114,7 +114,7 @@ def test_an_evaluation_field_added_later_would_change_no_id() -> None:
         ({"los_form": "pixel"}, "rd has no option 'los_form'; did you mean 'loss_form'?"),
         ({"precision": "fp32"}, "precision must be one of 32-true, bf16-mixed, 16-mixed, not 'fp32'."),
         ({"train_images": "0"}, "train_images must be at least 1, not 0."),
-        ({"sigma": "-2"}, "sigma must be 0 or more, not -2.0."),
+        ({"sigma": "-2"}, "sigma must be 0 to 1000 pixels, not -2."),
         ({"betas": "0.5"}, "betas must be two numbers such as [0.5, 0.999], not '0.5'."),
     ],
     ids=str,

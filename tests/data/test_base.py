@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.transforms import Resize
 
 from anomaly_bench.data import base, images
-from anomaly_bench.data.base import AnomalyDataModule, Batch, BatchOrder, Counts, Official, spaced, stratified
+from anomaly_bench.data.base import AnomalyDataModule, Batch, BatchOrder, Counts, Official
 from anomaly_bench.data.folder import Folder
 from anomaly_bench.data.layout import Sample
+from anomaly_bench.data.subset import spaced, stratified
 from anomaly_bench.errors import UserError
 
 HEIGHT, WIDTH = 20, 24

@@ -208,7 +208,7 @@ def test_check_finds_every_flaw_of_one_category_at_once(tmp_path: Path) -> None:
     [report] = check_data_set(Folder, tmp_path)
     assert len(report.problems) == len(named)
     assert all(any(name in problem for problem in report.problems) for name in named)
-    assert report.status == "readable; 4 PROBLEMS"
+    assert report.status == "4 PROBLEMS"
 
 
 def test_the_printed_table_has_a_line_a_category_and_then_every_problem(zoo: tuple[Path, dict[str, Path]]) -> None:
@@ -244,8 +244,25 @@ def test_the_table_of_sound_data_ends_with_its_last_category() -> None:
 def test_where_not_one_category_is_there_check_says_where_they_belong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected .*mvtec/bottle; correct --data-root"):
         check_data_set(MVTecAD, tmp_path)
-    with pytest.raises(UserError, match=r"no category folder with train/good"):
+    with pytest.raises(UserError, match=r"there is no category in .*; correct --data-root"):
         check_data_set(Folder, tmp_path)
+
+
+def test_check_of_folders_names_those_that_are_no_category(tmp_path: Path) -> None:
+    write_category(tmp_path / "thing")
+    (tmp_path / "other" / "train" / "ok").mkdir(parents=True)
+    reports = check_data_set(Folder, tmp_path)
+    assert [(report.category, report.status, report.sound) for report in reports] == [
+        ("thing", "readable", True),
+        ("other", "no category", True),
+    ]
+    assert reports[1].notes == [
+        f"{tmp_path / 'other'} has no folder train/good, it has train/ok; put its normal training images there."
+    ]
+    (tmp_path / "thing" / "train" / "good" / "000.png").write_text("no image")
+    assert check_data_set(Folder, tmp_path)[0].status == "1 PROBLEM"
+    with pytest.raises(UserError, match=r"thing is itself a category; pass --data-root"):
+        check_data_set(Folder, tmp_path / "thing")
 
 
 def test_check_reports_a_link_that_leads_nowhere(tmp_path: Path) -> None:

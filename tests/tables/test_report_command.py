@@ -44,9 +44,17 @@ def test_what_the_tables_need_is_trained_once_and_shown(
     figures = {str(path.relative_to(tmp_path / "figures/smoke")) for path in (tmp_path / "figures/smoke").rglob("*.*g")}
     assert figures == {"ast_mfr/fig6.svg", "scores/synthetic-brick.svg", "maps/synthetic-brick.png"}
     page = (tmp_path / "report" / "index.html").read_text()
-    first = page
     assert main(["report", *places]) == 0
-    assert (tmp_path / "report" / "index.html").read_text() == first, "built twice it is the same"
+    assert (tmp_path / "report" / "index.html").read_text() == page, "built twice it is the same"
+
+    for maps in (tmp_path / "runs").glob("*/maps.npz"):  # as in a clone
+        maps.unlink()
+    capsys.readouterr()
+    assert main(["report", *places]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("no heat maps of synthetic-brick (ast_mfr")
+    assert ", fmm_scsatt" in told
+    assert told.endswith("): the runs' maps are gone or broken (git keeps none; only training a run anew makes them).")
 
 
 def test_with_nothing_at_hand_every_table_is_printed_and_written_with_its_reasons(

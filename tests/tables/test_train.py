@@ -18,11 +18,12 @@ from anomaly_bench.bench.resolve import own_evaluation
 from anomaly_bench.bench.spec import PlannedRun, RunSpec
 from anomaly_bench.bench.store import STANDS_IN, Failure, Record, RunFailedError, Store, StoreError
 from anomaly_bench.bench.texts import write_json
+from anomaly_bench.cli import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables import train
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.spec import load_table
-from tests.conftest import tiny_spec
+from tests.conftest import TINY, tiny_spec
 from tests.tables.made_store import made_record
 
 HERE = train.Workers()
@@ -172,6 +173,7 @@ def test_a_run_whose_cells_show_half_its_batch_is_done_until_it_is_to_be_retried
     work = train.sort_work(runs, places, store, asked_for=False)
     assert (work.done, work.failed) == (runs, [])
     monkeypatch.setattr(train, "open_data", lambda *_: None)
+    monkeypatch.setattr(train, "has_weights", lambda *_, **__: True)
     assert train.sort_work(runs, places, store, asked_for=False, retry_failed=True).to_do == runs
 
 
@@ -183,3 +185,63 @@ def test_a_final_failure_of_another_suite_is_not_repeated(tmp_path: Path, monkey
     spec = planned("carpet")[0].spec
     Store(tmp_path).write_failure(Failure(spec, "the loss is nan in epoch 2"))
     assert do(tmp_path, "carpet") == [f"rd mvtec/carpet seed 0 [{spec.run_id}] failed: the loss is nan in epoch 2."]
+
+
+# Weights that are not at hand.
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The hub has nothing; whether it was asked to send something, by call."""
+    asked = list[bool]()
+
+    def nothing(architecture: str, tag: str, *, download: bool) -> None:
+        asked.append(download)
+
+    monkeypatch.setattr("anomaly_bench.weights._hub_file", nothing)
+    return asked
+
+
+def runs_of(data_root: Path, *teachers: str) -> list[PlannedRun]:
+    return [PlannedRun(tiny_spec("brick", teacher=teacher), own_evaluation("rd")) for teacher in teachers]
+
+
+def test_weights_that_nobody_has_end_a_suite_before_it_starts(
+    places: Places, no_hub: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, store = runs_of(places.data_root, "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"), Store(places.results)
+    with pytest.raises(UserError) as told:
+        train.sort_work(runs, places, store, asked_for=True)
+    assert str(told.value) == (
+        "no weights for resnet18.tv_in1k, wide_resnet50_2.tv_in1k, for 2 of the runs: connect to the Hugging Face hub "
+        "once, or put a file named after each (resnet18*.safetensors or resnet18*.pth) into --weights-dir (make: "
+        "WEIGHTS=FOLDER), or choose --profile smoke, which needs no file."
+    )
+    with pytest.raises(UserError, match=r"choose --profile lite, which needs resnet18\.tv_in1k alone\."):
+        train.sort_work(runs[1:], places, store, asked_for=True)
+    assert all(no_hub)
+
+
+def test_a_dry_run_fetches_nothing_and_says_what_would_be_fetched(places: Places, no_hub: list[bool]) -> None:
+    runs = runs_of(places.data_root, "resnet18.tv_in1k", "resnet18.random")
+    work = train.sort_work(runs, places, Store(places.results), asked_for=True, download=False)
+    assert work.to_do == runs
+    assert "The weights of resnet18.tv_in1k are not here: they are fetched from the Hugg" in train.describe(work)
+    assert no_hub == [False]
+
+
+def test_runs_whose_weights_are_here_are_trained_without_the_others(
+    places: Places, no_hub: list[bool], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**TINY, "teacher": "resnet18.random", "student": "resnet34.tv_in1k"}
+    tiny = replace(PROFILES["smoke"], settings=settings, categories=("brick",), untrained=False)
+    monkeypatch.setitem(PROFILES, "smoke", tiny)
+    words = ["table", "ast_mfr/table4", "--profile", "smoke", "--results", str(places.results)]
+    assert main([*words, "--data-root", str(places.data_root)]) == 1
+    said = capsys.readouterr()
+    assert "[2 of 2] ast_mfr " in said.err
+    assert "No weights for resnet34.tv_in1k: 3 runs cannot be trained, and their cells stay empty." in said.err
+    (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: no weights for resnet34.tv_in1k, for 3 of the runs: connect to")
+    rows = {row.split(" | ")[0]: row for row in said.out.splitlines()}
+    assert ("(not run)" in rows["| 2: AST"], "(not run)" in rows["| 1: baseline"]) == (True, False)

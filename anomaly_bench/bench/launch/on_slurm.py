@@ -85,7 +85,12 @@ class Submission:
             executor = self._submitit.AutoExecutor(self.folder, cluster=self._cluster, **limit)
             with warnings.catch_warnings(action="ignore"):  # it would rather have us write slurm_partition
                 executor.update_parameters(name="anomaly-bench", **self._parameters, **follows)
-        except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
+        except RuntimeError as error:  # it found no srun
+            raise UserError(
+                f"Slurm cannot be used ({str(error).splitlines()[0]}); start this on a machine of the cluster, or "
+                "leave out --launcher slurm."
+            ) from error
+        except (NameError, ValueError, TypeError, AssertionError) as error:
             raise UserError(f"Slurm cannot be used ({str(error).splitlines()[0]}); correct --slurm.") from error
         return executor
 

@@ -30,11 +30,18 @@ def draw_figures(tables: Sequence[BuiltTable], index: Index, places: Places, sto
     for built in tables:
         if built.spec.sweep:
             sweep_curve(built, built.spec.sweep, folder / f"{built.spec.name}.svg")
-    missing = list[str]()
+    missing, left_out = list[str](), dict[str, list[str]]()
     for name, records in _by_category(tables).items():
         _draw_scores(name, records, folder, index)
-        missing += _draw_maps(name, records, folder, places, store)
-    return missing
+        try:
+            reasons = _draw_maps(name, records, folder, places, store)
+        except UserError as error:
+            missing.append(f"no heat maps of {name}: {error}")
+        else:
+            for reason, labels in reasons.items():
+                left_out.setdefault(reason, []).append(f"{name} ({', '.join(labels)})")
+    # A clone has no maps at all, for git keeps none: one sentence for all of them, and no order to train them anew.
+    return missing + [f"no heat maps of {', '.join(names)}: {reason}." for reason, names in left_out.items()]
 
 
 def _by_category(tables: Sequence[BuiltTable]) -> dict[str, list[Record]]:
@@ -67,13 +74,16 @@ def _draw_scores(name: str, records: Sequence[Record], folder: Path, index: Inde
         score_histogram(scored, f"Image scores, {name}, profile {folder.name}", folder / "scores" / f"{name}.svg")
 
 
-def _draw_maps(name: str, records: Sequence[Record], folder: Path, places: Places, store: Store) -> list[str]:
+def _draw_maps(
+    name: str, records: Sequence[Record], folder: Path, places: Places, store: Store
+) -> dict[str, list[str]]:
+    """Whose maps are not on the sheet, by the reason; raises UserError where there is no sheet at all."""
     comparable = [one for one in records if _shown_alike(one, records[0])]
-    try:
-        sheet = heat_map_sheet(comparable, places, store, folder / "maps" / f"{name}.png")
-    except UserError as error:
-        return [f"no heat maps of {name}: {error}"]
-    return [f"no heat maps of {name} by {label}: {reason}." for label, reason in sheet.left_out.items()]
+    sheet = heat_map_sheet(comparable, places, store, folder / "maps" / f"{name}.png")
+    reasons = dict[str, list[str]]()
+    for label, reason in sheet.left_out.items():
+        reasons.setdefault(reason, []).append(label)
+    return reasons
 
 
 def _shown_alike(record: Record, other: Record) -> bool:

@@ -25,7 +25,8 @@ from anomaly_bench.bench.execute import MAPS, open_data
 from anomaly_bench.bench.places import Places
 from anomaly_bench.bench.spec import EvalSpec, RunSpec, as_set
 from anomaly_bench.bench.store import Record, Store
-from anomaly_bench.data.base import AnomalyDataModule, stratified
+from anomaly_bench.data.base import AnomalyDataModule
+from anomaly_bench.data.subset import stratified
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.figures.sheet_page import MapColumn, ShownImages, sheet_figure
 from anomaly_bench.tables.figures.style import explained, save
@@ -45,6 +46,10 @@ class Sheet:
 
     path: Path | None
     left_out: dict[str, str]
+
+
+# Git keeps records and scores, so that a clone has no maps.
+GONE = "the runs' maps are gone or broken (git keeps none; only training a run anew makes them)"
 
 
 class _LeftOutError(Exception):
@@ -108,7 +113,7 @@ def _columns(
     for record, label in zip(records, _labels(records), strict=True):
         try:
             if record.evidence["data"]["manifest_sha256"] != at_hand:
-                raise _LeftOutError("it was made from other data than those at hand; use --again to replace it")
+                raise _LeftOutError("made from other data than those at hand")
             columns.append(_column(record, label, shown, data, store))
         except _LeftOutError as reason:
             left_out[label] = str(reason)
@@ -133,7 +138,7 @@ def _column(record: Record, label: str, shown: ShownImages, data: AnomalyDataMod
     maps = fuse_maps(_stage_maps(record, store), spec.protocol.image_size, evaluation)
     labels = data.ground_truth.labels
     if len(maps) != len(labels):
-        raise _LeftOutError("its maps are of another number of images; use --again to make them anew")
+        raise _LeftOutError("the runs' maps are of another number of images")
     networks = ", ".join(f"{role} {name}" for role, name in spec.protocol.networks.items())
     subset = "" if spec.train_images is spec.test_images is None else ", a SUBSET of the images"
     return MapColumn(
@@ -150,7 +155,7 @@ def _stage_maps(record: Record, store: Store) -> StageMaps:
         with np.load(store.folder(record.spec.run_id) / MAPS, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise _LeftOutError("its maps are gone or broken; use --again to make them anew") from error
+        raise _LeftOutError(GONE) from error
 
 
 def _scores(record: Record, evaluation: EvalSpec, shown: ShownImages, store: Store) -> list[float]:
@@ -162,7 +167,7 @@ def _scores(record: Record, evaluation: EvalSpec, shown: ShownImages, store: Sto
         by_name = dict(zip(scores.names, scores.scores.tolist(), strict=True))
         return [by_name[sample.name] for sample in shown.samples]
     except (ValueError, KeyError) as error:
-        raise _LeftOutError("its scores are gone or broken; use --again to make them anew") from error
+        raise _LeftOutError("the runs' scores are gone or broken") from error
 
 
 def colour_limits(

@@ -61,6 +61,7 @@ def test_without_slurm_there_is_one_sentence(data_root: Path, tmp_path: Path, mo
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
     output = refused(start(tmp_path, data_root, "--launcher", "slurm"))
     assert "error: Slurm cannot be used (Could not detect" in output
+    assert "start this on a machine of the cluster, or leave out --launcher slurm." in output
 
 
 def test_parameters_are_numbers_switches_and_lists_where_they_read_so() -> None:

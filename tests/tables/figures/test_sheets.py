@@ -21,12 +21,11 @@ from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.figures import sheets, style
 from anomaly_bench.tables.figures.sheet_page import DOTS_PER_INCH, MapColumn, ShownImages, sheet_figure
-from anomaly_bench.tables.figures.sheets import Sheet, choose_images, colour_limits, heat_map_sheet
+from anomaly_bench.tables.figures.sheets import GONE, Sheet, choose_images, colour_limits, heat_map_sheet
 from tests.conftest import tiny_spec
 from tests.tables.made_store import made_record
 
 GLOBAL, PIXEL = "rd", "rd loss_form=pixel"
-GONE = "its maps are gone or broken; use --again to make them anew"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def test_without_any_run_to_show_nothing_is_written(trained: tuple[list[Record],
     same = f"rd ({records[0].spec.run_id})"
     assert sheet.path is None
     assert list(sheet.left_out) == [same, PIXEL]
-    assert sheet.left_out[PIXEL] == "its scores are gone or broken; use --again to make them anew"
+    assert sheet.left_out[PIXEL] == "the runs' scores are gone or broken"
     assert draw(trained, path) == Sheet(None, {GLOBAL: GONE, PIXEL: sheet.left_out[PIXEL]})
     assert not path.parent.exists()
 
@@ -214,7 +213,7 @@ def test_a_run_on_other_data_is_left_out(trained: tuple[list[Record], Places], t
     (records, places), path = trained, tmp_path / "sheet.png"
     other = dataclasses.replace(records[0], evidence={"data": {"manifest_sha256": "00"}})
     sheet = heat_map_sheet([other, records[1]], places, Store(places.results), path, images=2)
-    expected = "it was made from other data than those at hand; use --again to replace it"
+    expected = "made from other data than those at hand"
     assert sheet == Sheet(path, {GLOBAL: expected})
 
 

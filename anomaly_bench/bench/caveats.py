@@ -1,0 +1,50 @@
+"""What makes a run's numbers other than the paper's, or other than a whole test set's: said wherever one is shown."""
+
+from __future__ import annotations
+
+from anomaly_bench.bench.resolve import own_protocol
+from anomaly_bench.bench.store import Record
+
+
+def caveats(record: Record, eval_id: str) -> list[str]:
+    """A few words for each, such as `SUBSTITUTE teacher for wide_resnet50_2.racm_in1k`; none of a run as its paper's.
+
+    Epochs, rates and sizes are not among them, for they are shown beside every run.
+    """
+    return [*_networks(record), *_images(record), *_devices(record), *_background(record, eval_id)]
+
+
+def _networks(record: Record) -> list[str]:
+    protocol, (own, _) = record.spec.protocol, own_protocol(record.spec.method)
+    found = []
+    for role, name in protocol.networks.items():
+        if name != (papers := own.networks[role]):
+            found.append(f"SUBSTITUTE {role} {name} for {papers}")
+        if role == "teacher" and record.evidence[protocol.weights_evidence[role]]["source"] == "random":
+            found.append("RANDOM weights in the teacher")
+    return found
+
+
+def _images(record: Record) -> list[str]:
+    spec, data = record.spec, record.evidence["data"]
+    found = []
+    if (spec.train_images, spec.test_images) != (None, None):
+        found.append(f"a SUBSET of {spec.train_images or 'all'} training and {spec.test_images or 'all'} test images")
+    if data["complete"] is False:
+        found.append("INCOMPLETE data")
+    if data.get("verified") is False:  # records from before there were checksums to compare have no such entry
+        found.append("files with OTHER CHECKSUMS than the official ones")
+    if data["resized"]:
+        found.append("RESIZED copies of the images")
+    return found
+
+
+def _devices(record: Record) -> list[str]:
+    devices = record.cost.get("devices", 1)
+    return [f"trained on {devices} devices at once"] if devices > 1 else []
+
+
+def _background(record: Record, eval_id: str) -> list[str]:
+    evidence = record.evaluations[eval_id].get("evidence", {})
+    whole = evidence.get("images_without_background", 0)
+    return [f"no background found in {whole} of {evidence['images']} images, scored whole"] if whole else []
