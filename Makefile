@@ -12,10 +12,10 @@ TABLES := $(wildcard experiments/*/table*.yaml experiments/*/fig*.yaml)
 READY := .venv/installed
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup smoke test test-slow test-real test-browser lint format tables report claims benchmark docs
+.PHONY: menu help setup smoke test test-slow test-real test-browser lint format tables report claims benchmark docs
 .PHONY: ablation-backbone ablation-fmm ablation-scsatt ablation-multiscale
 
-menu:
+menu help:
 	@echo "make TARGET [PROFILE=paper|lite|smoke] [DATA=folder] [WEIGHTS=folder] [RESULTS=folder] [CATEGORIES=bottle,pill] [SEEDS=0,1,2] [WORKERS=2] [LAUNCHER=local|ray|slurm]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo "  table1 ...        fmm_scsatt's tables by number; other papers' as ast-mfr-table1. There are:"

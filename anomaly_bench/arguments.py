@@ -46,10 +46,13 @@ def seeds_in(text: str | None) -> list[int] | None:
 
 
 def results_of(arguments: Namespace) -> Path:
-    """The results folder; raises UserError for an empty name, which would be the working directory."""
+    """The results folder; raises UserError for an empty name, which would be the working directory, and for a file."""
     if not arguments.results:
         raise UserError("--results is empty; name a folder, or leave it out.")
-    return Path(arguments.results)
+    results = Path(arguments.results)
+    if results.is_file():
+        raise UserError(f"results folder {results} is a file; name a folder by --results.")
+    return results
 
 
 def places_of(arguments: Namespace) -> Places:

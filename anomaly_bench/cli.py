@@ -66,7 +66,7 @@ def run_command(arguments: Namespace) -> int:
             print(f"another process is at run {spec.run_id}; waiting for it.", file=sys.stderr, flush=True)
             obtained = obtain(spec, evaluation, places, store, again=arguments.again)
     except RunFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(" ".join(filter(None, [f"error: {error}", error.remedy.capitalize()])), file=sys.stderr)
         return 1
     finally:
         complain(store)
@@ -108,6 +108,7 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     """Whatever of the runs is to do, or with --dry-run what that is; 1 where runs failed."""
     from anomaly_bench.bench.launch.work import Job
     from anomaly_bench.bench.resolve import parse_settings
+    from anomaly_bench.tables.suite import how_long
     from anomaly_bench.tables.train import Workers, describe, do_work, explain_missing_weights, sort_work
 
     retry, again = arguments.retry_failed, arguments.again
@@ -118,6 +119,8 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
                      download=not arguments.dry_run)  # fmt: skip
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
+        if estimate := how_long(work.to_do, store):
+            print(f"How long: {estimate}.", file=sys.stderr)
         return 0
     shown = replace(places.conduct, show=workers.in_this_process)
     job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry, again)

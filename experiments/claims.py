@@ -92,7 +92,7 @@ def main() -> int:
         return 2
     complain(store)
     if not rows:
-        print(f"{results} has no two runs to compare: run a method and rd on the same category.", file=sys.stderr)
+        print(f"error: {results} has no two runs to compare: run a method and rd on one category.", file=sys.stderr)
         return 2
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""))

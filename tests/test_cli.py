@@ -142,13 +142,18 @@ def test_no_weights_name_the_three_remedies(
     expect_refusal(words, tree.parent, "no weights for teacher 'resnet18.tv_in1k': connect to the", capsys)
 
 
-@pytest.mark.parametrize("results", ["/proc/anomaly_bench", "a file"])
-def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if results == "a file":
-        results = str(tree.parent / "file")
-        Path(results).write_text("in the way")
-    words = arguments(tree, results=results)
-    expect_refusal(words, tree.parent, f"cannot write to the results folder {results}", capsys)
+def test_a_results_folder_that_cannot_be_written(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = arguments(tree, results="/proc/anomaly_bench")
+    expect_refusal(words, tree.parent, "cannot write to the results folder /proc/anomaly_bench", capsys)
+
+
+def test_a_results_folder_that_is_a_file(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tree.parent / "file"
+    file.write_text("in the way")
+    sentence = f"results folder {file} is a file; name a folder by --results."
+    expect_refusal(arguments(tree, results=str(file)), tree.parent, sentence, capsys)
+    assert main(["list", "runs", "--results", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,10 @@ def test_a_results_folder_that_cannot_be_written(tree: Path, results: str, capsy
         (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
         (["table", "fmm_scsatt/table1", "--categories", ","], "--categories names none; name some such as bottle,pill"),
         (["table", "fmm_scsatt/table11"], "unknown table 'fmm_scsatt/table11'; did you mean 'fmm_scsatt/table1'?"),
+        (
+            ["table", "dlkd"],
+            "unknown table 'dlkd'; choose one of: dlkd/table1, dlkd/table2, dlkd/table3, dlkd/table4, dlkd/table5.",
+        ),
         (["table", "fig4"], "unknown table 'fig4'; choose one of: variance_rd/fig4."),
         (["table", "fmm_scsatt/table1", "--profile", "smok"], "unknown profile 'smok'; did you mean 'smoke'?"),
         (["table", "fmm_scsatt/table1", "--seeds", "a"], "--seeds takes whole numbers such as 0,1,2, not 'a'."),

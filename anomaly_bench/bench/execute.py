@@ -212,7 +212,8 @@ def _failed(spec: RunSpec, error: Exception, store: Store) -> RunFailedError:
         raise error
     reason = f"out of memory at batch size {spec.protocol.batch_size}" if memory else str(error)
     store.write_failure(Failure(spec, reason))
-    return RunFailedError(f"{spec.label} failed: {reason}.", out_of_memory=memory)
+    remedy = "try a smaller batch_size or image_size" if memory else "try a smaller lr, or precision=32-true"
+    return RunFailedError(f"{spec.label} failed: {reason}.", out_of_memory=memory, remedy=f"{remedy}, by --set.")
 
 
 def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool, keep: Keep) -> None:

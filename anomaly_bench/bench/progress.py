@@ -56,7 +56,10 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = int(trainer.estimated_stepping_batches)
-        self.bar = tqdm(total=steps, desc=f"train {self.label}", unit="step", disable=None, leave=False)
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self.bar = tqdm(total=steps, initial=done, desc=f"train {self.label}", unit="step", disable=None, leave=False)
+        if done:
+            say(f"  {self.label}: goes on after epoch {trainer.current_epoch} of {trainer.max_epochs}")
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.bar.update()

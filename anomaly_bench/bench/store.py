@@ -117,11 +117,14 @@ Entry = TypeVar("Entry", Record, Failure)
 
 
 class RunFailedError(Exception):
-    """The run itself went wrong (not its input); kept in the store as the reason of an empty cell."""
+    """The run itself went wrong (not its input); kept in the store as the reason of an empty cell.
 
-    def __init__(self, sentence: str, *, out_of_memory: bool = False) -> None:
+    `remedy` is what may help, where that is known: for a single run, since a table's settings are its own.
+    """
+
+    def __init__(self, sentence: str, *, out_of_memory: bool = False, remedy: str = "") -> None:
         super().__init__(sentence)
-        self.out_of_memory = out_of_memory
+        self.out_of_memory, self.remedy = out_of_memory, remedy
 
 
 class StoreError(UserError):

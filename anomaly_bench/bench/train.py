@@ -166,10 +166,16 @@ def _own_signals() -> Iterator[None]:
         raise KeyboardInterrupt from error
 
 
+def _not_to_be_had(precision: Precision) -> UserError:
+    return UserError(f"precision {precision} is not to be had on this device; use --set precision=bf16-mixed.")
+
+
 def _trainer(spec: RunSpec, callbacks: list[Callback], loggers: list[Logger], group: Group) -> Trainer:
     arguments = trainer_arguments(group)
     precision: Precision | None = spec.protocol.precision
     on_cpu = not torch.accelerator.is_available()
+    if on_cpu and precision == "16-mixed":  # for which Lightning would take another, aloud
+        raise _not_to_be_had(precision)
     if on_cpu and precision == "bf16-mixed" and emulates_bfloat16(torch.device("cpu")):
         arguments["plugins"].append(MixedByFloat32Kernels())
         precision = None  # Lightning takes it from the plugin
@@ -185,9 +191,7 @@ def _trainer(spec: RunSpec, callbacks: list[Callback], loggers: list[Logger], gr
         **arguments,
     )
     if trainer.precision != spec.protocol.precision:
-        raise UserError(
-            f"precision {spec.protocol.precision} is not to be had on this device; use --set precision=bf16-mixed."
-        )
+        raise _not_to_be_had(spec.protocol.precision)
     # True float32 where it is asked for: by default cuDNN would round a convolution's inputs to TF32.
     torch.backends.cudnn.allow_tf32 = spec.protocol.precision != "32-true"
     # Deterministic kernels read nothing that they have not written, and filling it takes 7 % of a step.

@@ -134,8 +134,9 @@ def load_table(name: str) -> TableSpec:
     if name not in table_names():
         if not EXPERIMENTS.is_dir():
             raise UserError(f"no tables in {EXPERIMENTS}: run from a clone, installed with 'pip install -e .'.")
-        papers = [known for known in table_names() if known.endswith(f"/{name}")]
-        which = f"; choose one of: {', '.join(papers)}." if papers else nearest(name, table_names())
+        # A table's own name alone, or a paper's.
+        meant = [known for known in table_names() if name in known.split("/")]
+        which = f"; choose one of: {', '.join(meant)}." if meant else nearest(name, table_names())
         raise UserError(f"unknown table '{name}'{which}")
     return read_table(EXPERIMENTS / f"{name}.yaml")
 

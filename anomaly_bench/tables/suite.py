@@ -56,12 +56,23 @@ def _line(title: str, suite: Mapping[str, list[PlannedRun]], done: set[RunSpec],
     parts = [
         f"{title}: {len(suite)} tables show {shown} runs, {len(needed)} distinct",
         f"{len(needed) - len(to_do)} done, {len(to_do)} to do",
-        *(_estimate(to_do, device, kinds) for device, kinds in sorted(spent.items()) if kinds.keys() & set(to_do)),
+        *_estimates(to_do, spent),
     ]
-    unknown = sum(all(kind not in kinds for kinds in spent.values()) for kind in to_do)
-    if unknown:
-        parts.append(f"no record tells how long {unknown} take")
     return "; ".join(parts) + "."
+
+
+def how_long(runs: Sequence[PlannedRun], store: Store) -> str:
+    """What the trainings of some runs will take, as far as the store's records tell; nothing where there are none."""
+    to_do = [_kind(spec) for spec in dict.fromkeys(run.spec for run in runs)]
+    spent = _seconds_spent(entry for entry in store if isinstance(entry, Record))
+    return "; ".join(_estimates(to_do, spent))
+
+
+def _estimates(to_do: Sequence[str], spent: Spent) -> list[str]:
+    """One for every device that made runs of these kinds, and how many nobody can tell."""
+    told = [_estimate(to_do, device, kinds) for device, kinds in sorted(spent.items()) if kinds.keys() & set(to_do)]
+    unknown = sum(all(kind not in kinds for kinds in spent.values()) for kind in to_do)
+    return [*told, *([f"no record tells how long {unknown} take"] if unknown else [])]
 
 
 def _estimate(to_do: Sequence[str], device: str, kinds: Mapping[str, Sequence[float]]) -> str:

@@ -64,12 +64,15 @@ def here(places: Places) -> Places:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
-    method: str, here: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, here: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = replace(here, results=tmp_path / "whole")
     expected = train(method, whole)
     half_trained(method, here, monkeypatch)
-    resumed = train(method, here)
+    capsys.readouterr()
+    resumed = train(method, replace(here, conduct=replace(EVERY_EPOCH, show=True)))
+    said = capsys.readouterr().err  # after which epoch is the last checkpoint's, and those take their time
+    assert any(f"{expected.spec.label}: goes on after epoch {done} of {EPOCHS}" in said for done in (1, 2))
     assert (expected.cost["resumed"], resumed.cost["resumed"]) == (0, 1)
     assert resumed.metrics == expected.metrics
     folders = [places.results / "runs" / expected.spec.run_id for places in (whole, here)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from anomaly_bench.bench.profiles import load_profile
 from anomaly_bench.bench.resolve import own_evaluation, resolve
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import Failure, RunFailedError, Store
+from anomaly_bench.cli import main
 from anomaly_bench.data.base import AnomalyDataModule
 from anomaly_bench.data.images import read_image
 from anomaly_bench.data.layout import Sample
@@ -200,6 +202,15 @@ def test_a_diverged_run_is_a_failure_with_its_reason(places: Places, monkeypatch
     failure = store.load(spec.run_id)
     assert isinstance(failure, Failure)
     assert "the loss is nan" in failure.reason
+
+
+def test_a_diverged_run_says_what_may_help(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = [f"{name}={value}" for name, value in {**TINY, "lr": 1e30, "epochs": 3}.items()]
+    where = ["--results", str(places.results), "--data-root", str(places.data_root)]
+    words = ["run", "--method", "rd", "--dataset", "synthetic", "--category", "brick", "--profile", "smoke"]
+    assert main([*words, "--set", *tiny, *where]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: rd .* failed: the loss is nan in epoch \d\. Try a smaller lr, or precision=.*", last)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has float16")

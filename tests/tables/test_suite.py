@@ -13,7 +13,7 @@ from anomaly_bench.bench.texts import to_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.spec import load_table, table_names
-from anomaly_bench.tables.suite import describe_suite, suite_runs
+from anomaly_bench.tables.suite import describe_suite, how_long, suite_runs
 from tests.tables.made_store import made_record
 
 LITE = PROFILES["lite"]
@@ -51,6 +51,9 @@ def test_time_is_estimated_from_records_of_the_same_kind_on_each_device_by_itsel
         "about 13 min 0 s for 13 of these on 'a slow processor', from 1 record of their kind; "
         "no record tells how long 15 take."
     )
+    methods_own = [run for run in suite["variance_rd/table2"] if run.spec.method == "variance_rd"]
+    assert how_long(methods_own, Store(tmp_path)) == "no record tells how long 15 take"
+    assert how_long([], Store(tmp_path)) == ""
 
 
 def test_categories_and_seeds_limit_the_runs_and_a_wrong_one_is_named(tmp_path: Path) -> None:
