@@ -55,6 +55,12 @@ def results_of(arguments: Namespace) -> Path:
     return results
 
 
+def cache_of(arguments: Namespace) -> Path | None:
+    """The cache folder, None for none."""
+    cache = arguments.get("cache_dir", "off")
+    return None if cache == "off" else Path(cache)
+
+
 def places_of(arguments: Namespace) -> Places:
     """Where things are; what a command does not take is as by default."""
     from anomaly_bench.bench.places import Conduct, Places
@@ -62,7 +68,6 @@ def places_of(arguments: Namespace) -> Places:
     if not arguments.data_root:
         raise UserError("--data-root is empty; name a folder, or leave it out.")
     weights = Path(arguments.weights_dir) if arguments.weights_dir else None
-    cache = arguments.get("cache_dir", "off")
     named = {field.name: arguments[field.name] for field in fields(Conduct) if field.name in arguments}
     named |= {"feature_cache": not arguments.no_feature_cache} if "no_feature_cache" in arguments else {}
     return Places(
@@ -70,7 +75,7 @@ def places_of(arguments: Namespace) -> Places:
         results_of(arguments),
         weights,
         arguments.get("allow_unverified_data", False),
-        None if cache == "off" else Path(cache),
+        cache_of(arguments),
         Conduct(**named),
     )
 

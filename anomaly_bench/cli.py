@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from anomaly_bench import __version__
-from anomaly_bench.arguments import complain, names_in, places_of, refuse_idle, seeds_in, store_of, watched
+from anomaly_bench.arguments import cache_of, complain, names_in, places_of, refuse_idle, seeds_in, store_of, watched
 from anomaly_bench.bench.recall import recalling
 from anomaly_bench.commands_data import check_command, fetch_command
 from anomaly_bench.commands_use import export_command, predict_command, score_command
@@ -259,7 +259,7 @@ COMMANDS: Commands = {
 }
 DATA_ACTIONS: Commands = {"check": (check_parser, check_command), "fetch": (fetch_parser, fetch_command)}
 
-BUILDS_TABLES = ("table", "tables", "report", "dashboard")
+NEEDS_ANSWERS = ("table", "tables", "report", "dashboard", "list")  # about methods, and no more of PyTorch
 
 
 def build_parser() -> ArgumentParser:
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_unknown(words[1:], list(DATA_ACTIONS), "action of data")
         arguments: Any = build_parser().parse_args(words)
         command = arguments[arguments.command]
-        with recalling(places_of(command).cache if arguments.command in BUILDS_TABLES else None):
+        with recalling(cache_of(command) if arguments.command in NEEDS_ANSWERS else None):
             return COMMANDS[arguments.command][1](command)
     except UserError as error:
         if "--debug" in words:

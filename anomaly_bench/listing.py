@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from anomaly_bench.bench.catalog import dataset_names, load_method, method_names, peer_names
+from anomaly_bench.bench.recall import recalled
 from anomaly_bench.bench.spec import as_set
 from anomaly_bench.bench.store import Failure, Record, Store
 from anomaly_bench.methods.options import OURS, STATED, option_sources
@@ -20,11 +21,11 @@ def lines(what: str, store: Store) -> Iterator[str]:
     """The lines of one list, `methods`, `peers`, `datasets`, `tables` or `runs`."""
     if what == "methods":
         for name in method_names():
-            yield from _method(name)
-        yield from _common()
+            yield from _recalled_method(name)
+        yield from recalled(["common"], lambda: list(_common()))
     elif what == "peers":
         for name in peer_names():
-            yield from _method(name)
+            yield from _recalled_method(name)
     elif what == "datasets":
         yield from dataset_names()
     elif what == "tables":
@@ -33,6 +34,11 @@ def lines(what: str, store: Store) -> Iterator[str]:
         for entry in store:
             shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry)
             yield f"{entry.spec.run_id}  {entry.spec.title}  {described(entry.spec.protocol)}  {shown}"
+
+
+def _recalled_method(name: str) -> list[str]:
+    lines: list[str] = recalled(["method", name], lambda: list(_method(name)))
+    return lines
 
 
 def _method(name: str) -> Iterator[str]:

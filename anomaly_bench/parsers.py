@@ -156,6 +156,7 @@ def dashboard_parser() -> ArgumentParser:
 def list_parser() -> ArgumentParser:
     parser = Parser(description="What there is.")
     parser.add_argument("what", type=str, metavar="WHAT", help=", ".join(LISTS))
+    add_cache(parser)
     return parser
 
 
