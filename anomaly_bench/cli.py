@@ -66,7 +66,7 @@ def run_command(arguments: Namespace) -> int:
             print(f"another process is at run {spec.run_id}; waiting for it.", file=sys.stderr, flush=True)
             obtained = obtain(spec, evaluation, places, store, again=arguments.again)
     except RunFailedError as error:
-        print(" ".join(filter(None, [f"error: {error}", error.remedy.capitalize()])), file=sys.stderr)
+        print(f"error: {str(error).rstrip('.')}{'; ' if error.remedy else '.'}{error.remedy}", file=sys.stderr)
         return 1
     finally:
         complain(store)
@@ -109,7 +109,8 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     from anomaly_bench.bench.launch.work import Job
     from anomaly_bench.bench.resolve import parse_settings
     from anomaly_bench.tables.suite import how_long
-    from anomaly_bench.tables.train import Workers, describe, do_work, explain_missing_weights, sort_work
+    from anomaly_bench.tables.train import Workers, do_work
+    from anomaly_bench.tables.work_list import describe, explain_missing_weights, sort_work
 
     retry, again = arguments.retry_failed, arguments.again
     asked_for = arguments.categories is not None
@@ -119,8 +120,9 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
                      download=not arguments.dry_run)  # fmt: skip
     print(title + describe(work), file=sys.stderr)
     if arguments.dry_run:
-        if estimate := how_long(work.to_do, store):
+        if estimate := how_long(work.to_train, store):
             print(f"How long: {estimate}.", file=sys.stderr)
+        complain(store)
         return 0
     shown = replace(places.conduct, show=workers.in_this_process)
     job = Job(replace(places.absolute(), conduct=shown), arguments.halve_batch, retry, again)
@@ -164,6 +166,7 @@ def tables_command(arguments: Namespace) -> int:
         runs = list(dict.fromkeys(run for runs in suite.values() for run in runs))
         status = 0 if arguments.dry_run else _train(arguments, runs, places, store)
     if arguments.dry_run:
+        complain(store)
         return 0
     tables = [built for tables in build_all(asked, store, places.data_root, peers=True) for built in tables]
     for built in tables:

@@ -87,6 +87,6 @@ def score_command(arguments: Namespace) -> int:
             raise UserError(f"cannot write {arguments.out} ({error.strerror}); choose another --out.") from error
     print(f"{scored['images']} images, {scored['anomalous_images']} of them anomalous")
     if scored["empty_masks"]:
-        print(f"note: {scored['empty_masks']} masks are empty, and their images count as normal", file=sys.stderr)
+        print(f"note: empty masks, whose images count as normal: {scored['empty_masks']}", file=sys.stderr)
     print("\n".join(metric_lines(scored, scored["undefined"])))
     return 0

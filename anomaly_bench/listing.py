@@ -22,7 +22,7 @@ def lines(what: str, store: Store) -> Iterator[str]:
     if what == "methods":
         for name in method_names():
             yield from _recalled_method(name)
-        yield from recalled(["common"], lambda: list(_common()))
+        yield from _common()
     elif what == "peers":
         for name in peer_names():
             yield from _recalled_method(name)
@@ -33,12 +33,12 @@ def lines(what: str, store: Store) -> Iterator[str]:
     else:
         for entry in store:
             shown = f"failed: {entry.reason}" if isinstance(entry, Failure) else _metrics(entry)
-            yield f"{entry.spec.run_id}  {entry.spec.title}  {described(entry.spec.protocol)}  {shown}"
+            yield f"{entry.spec.run_id}  {entry.spec.title}  {_described(entry.spec.protocol)}  {shown}"
 
 
 def _recalled_method(name: str) -> list[str]:
-    lines: list[str] = recalled(["method", name], lambda: list(_method(name)))
-    return lines
+    answer: list[str] = recalled(["method", name], lambda: list(_method(name)))
+    return answer
 
 
 def _method(name: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _tables() -> Iterator[str]:
         yield f"{name}: {load_table(name).title}"
 
 
-def described(protocol: Protocol) -> str:
+def _described(protocol: Protocol) -> str:
     """Networks, epochs, rates, image size and precision in one line."""
     size = f"{protocol.image_size}x{protocol.image_size}"
     rates = f"learning rate {protocol.lr:g}, weight decay {protocol.weight_decay:g}"
@@ -103,7 +103,7 @@ def run_lines(record: Record, eval_id: str) -> Iterator[str]:
     from anomaly_bench.bench.caveats import caveats
     from anomaly_bench.bench.few_images import shown_metrics
 
-    yield f"  {described(record.spec.protocol)}"
+    yield f"  {_described(record.spec.protocol)}"
     yield from metric_lines(*shown_metrics(record, eval_id))
     for caveat in caveats(record, eval_id):
         yield f"  note: {caveat}"

@@ -198,7 +198,8 @@ def predict_parser() -> ArgumentParser:
     parser = Parser(description="Score images with a finished run, exactly as its own evaluation does: a CSV of scores "
                     "and heat-map overlays. A file that cannot be read stops no other; it is named at the end, and the "
                     "exit status is 2.")  # fmt: skip
-    parser.add_argument("images", type=str, nargs="+", metavar="IMAGES", help="image files, or folders of any depth")
+    parser.add_argument("images", type=str, nargs="+", metavar="IMAGES",
+                        help="image files, or folders, whose masks in ground_truth/ are left out")  # fmt: skip
     parser.add_argument("--run", type=str, required=True, help="the run's id, or its beginning")
     parser.add_argument("--out", type=str, required=True, help="folder for scores.csv and overlays/")
     parser.add_argument("--fpr", type=any_number(), default=None, metavar="RATE",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -69,7 +69,8 @@ def find_images(named: Sequence[Path], out: Path) -> list[ImageFile]:
             files = [ImageFile(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if _is_image(file)]
             files = [file for file in files if out / OVERLAYS not in file.path.parents and MASKS not in file.name.parts]
             if not files:
-                raise UserError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {path}; correct the path.")
+                kinds = ", ".join(IMAGE_SUFFIXES)
+                raise UserError(f"there is no image ({kinds}) in {path} beside masks of {MASKS}; correct the path.")
         found |= {file.path: file for file in files if file.path not in found}
     return list(found.values())
 
@@ -80,6 +81,8 @@ def _is_image(path: Path) -> bool:
 
 def score_files(predictor: Predictor, images: Sequence[ImageFile], out: Path, limits: Limits | None) -> Scores:
     """Score every image and draw its overlay, a few at a time: memory does not grow with their number.
+
+    What an earlier call left in the folder is removed as soon as there is something to take its place.
 
     Args:
         predictor: the run.
@@ -99,6 +102,8 @@ def score_files(predictor: Predictor, images: Sequence[ImageFile], out: Path, li
         pairs = [(file.path, image) for file, image in zip(chunk, decoded, strict=True) if not isinstance(image, str)]
         if not pairs:
             continue
+        if not rows:
+            _start_over(out)
         pixels = np.stack([image.pixels for _, image in pairs])
         predicted = predictor.predict(pixels)
         for index, (path, _) in enumerate(pairs):
@@ -147,8 +152,7 @@ def _save(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], path: Path) 
 def write_scores(rows: Sequence[Scored], out: Path, predictor: Predictor, threshold: float | None) -> Path:
     """`scores.csv`, a row an image: path, score, overlay, and the ids of the run and of its evaluation.
 
-    With a threshold also it and whether the score is above it. Overlays of an earlier call into the same folder that
-    are not among these are removed.
+    With a threshold also it and whether the score is above it.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -163,22 +167,30 @@ def write_scores(rows: Sequence[Scored], out: Path, predictor: Predictor, thresh
         writer.writerow([row.path, row.score, *decided, row.overlay or "", *origin])
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _remove_overlays(out, kept={out / row.overlay for row in rows if row.overlay is not None})
         replace_text(out / SCORES, text.getvalue())
     except OSError as error:
         raise _unwritable(out / SCORES, error) from error
     return out / SCORES
 
 
-def _remove_overlays(out: Path, *, kept: Set[Path]) -> None:
-    """Those that the folder's scores of an earlier call name; whatever else is there is the user's."""
+def _start_over(out: Path) -> None:
+    """Remove an earlier call's scores, and the overlays that they name; whatever else is there is the user's.
+
+    Raises:
+        UserError: they cannot be removed.
+    """
     earlier = out / SCORES
-    if not earlier.is_file():
-        return
-    for row in csv.DictReader(io.StringIO(earlier.read_text(encoding="utf-8"))):
-        path = out / (row.get("overlay") or "")
-        if path not in kept and out / OVERLAYS in path.parents and ".." not in path.parts:
-            path.unlink(missing_ok=True)
+    try:
+        rows = csv.DictReader(io.StringIO(earlier.read_text(encoding="utf-8")))
+        overlays = [out / name for row in rows if (name := row.get("overlay"))]
+    except (OSError, ValueError, csv.Error):  # none, or not from here
+        overlays = []
+    try:
+        for path in (earlier, *overlays):
+            if path == earlier or (out / OVERLAYS in path.parents and ".." not in path.parts):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(earlier, error) from error
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -152,7 +152,7 @@ def test_runs_of_other_rates_sizes_and_precisions_can_be_told_apart(tmp_path: Pa
     assert len(told) == len(settings)
 
 
-RESNET18 = "SUBSTITUTE teacher resnet18.tv_in1k for wide_resnet50_2.tv_in1k"
+RESNET18 = "teacher resnet18.tv_in1k in place of the method's wide_resnet50_2.tv_in1k"
 
 
 def test_a_run_as_its_papers_has_no_caveats() -> None:
@@ -191,9 +191,19 @@ def test_random_teachers_subsets_devices_and_whole_images_are_caveats() -> None:
         cost={"devices": 2},
     )
     assert caveats(record, record.evaluation) == [
-        "SUBSTITUTE teacher wide_resnet50_2.random for wide_resnet50_2.tv_in1k",
+        "teacher wide_resnet50_2.random in place of the method's wide_resnet50_2.tv_in1k",
         "RANDOM weights in the teacher",
         "a SUBSET of 24 training and all test images",
         "trained on 2 devices at once",
         "no background found in 3 of 83 images, scored whole",
     ]
+
+
+def test_a_run_of_a_method_that_is_gone_is_listed_among_the_others(tmp_path: Path) -> None:
+    record = made_record("bottle")
+    gone = replace(record, spec=replace(record.spec, method="pyramid_matching"))
+    for one in (record, gone):
+        write_run(tmp_path / "runs" / one.spec.run_id, one)
+    shown = {line.partition("  ")[0]: line for line in lines("runs", Store(tmp_path))}
+    assert shown[gone.spec.run_id].endswith("  [a method that is not here any more]")
+    assert shown[record.spec.run_id].endswith(f"  [{RESNET18}]")

@@ -166,6 +166,9 @@ def test_a_second_call_leaves_no_overlays_of_the_first(trained: tuple[Record, Pl
     assert drawn == {"a.png", "line 2/ü.png", "mine.png"}
     assert main(words(trained, photos, "--no-overlays")) == 0
     assert [path.name for path in overlays.rglob("*.png")] == ["mine.png"]
+    (photos.parent / "out" / "scores.csv").write_bytes(b"\xff not from here")
+    assert main(words(trained, photos, "--no-overlays")) == 0
+    assert len(rows(photos)) == 2
 
 
 def test_the_masks_of_a_data_set_are_no_images(photos: Path) -> None:

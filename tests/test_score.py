@@ -69,7 +69,7 @@ def test_an_empty_mask_makes_a_normal_image_and_is_said(
     assert main(["score", "--maps", str(maps), "--masks", str(masks)]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("5 images, 2 of them anomalous")
-    assert said.err == "note: 1 masks are empty, and their images count as normal\n"
+    assert said.err == "note: empty masks, whose images count as normal: 1\n"
 
 
 @pytest.mark.parametrize("suffix", [".tiff", ".png"])

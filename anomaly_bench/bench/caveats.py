@@ -1,13 +1,14 @@
-"""What makes a run's numbers other than the paper's, or other than a whole test set's: said wherever one is shown."""
+"""What makes a run's numbers other than its method's paper's: said beside them where the terminal shows a run."""
 
 from __future__ import annotations
 
 from anomaly_bench.bench.resolve import own_protocol
 from anomaly_bench.bench.store import Record
+from anomaly_bench.errors import UserError
 
 
 def caveats(record: Record, eval_id: str) -> list[str]:
-    """A few words for each, such as `SUBSTITUTE teacher for wide_resnet50_2.racm_in1k`; none of a run as its paper's.
+    """A few words for each, such as `RESIZED copies of the images`; none of a run with all as in the paper.
 
     Epochs, rates and sizes are not among them, for they are shown beside every run.
     """
@@ -15,11 +16,15 @@ def caveats(record: Record, eval_id: str) -> list[str]:
 
 
 def _networks(record: Record) -> list[str]:
-    protocol, (own, _) = record.spec.protocol, own_protocol(record.spec.method)
+    protocol = record.spec.protocol
+    try:
+        own = own_protocol(record.spec.method)[0].networks
+    except UserError:  # a run of a method whose file is gone
+        return ["a method that is not here any more"]
     found = []
     for role, name in protocol.networks.items():
-        if name != (papers := own.networks[role]):
-            found.append(f"SUBSTITUTE {role} {name} for {papers}")
+        if role in own and name != own[role]:
+            found.append(f"{role} {name} in place of the method's {own[role]}")
         if role == "teacher" and record.evidence[protocol.weights_evidence[role]]["source"] == "random":
             found.append("RANDOM weights in the teacher")
     return found

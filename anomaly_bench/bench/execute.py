@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,10 +19,10 @@ from anomaly_bench.bench.cost import provenance
 from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices
 from anomaly_bench.bench.evaluate import evaluate_maps
 from anomaly_bench.bench.foreground import require_sam
-from anomaly_bench.bench.memory import enough_memory, give_memory_back, is_for_memory
+from anomaly_bench.bench.memory import give_memory_back, is_for_memory
 from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
-from anomaly_bench.bench.resolve import own_evaluation
+from anomaly_bench.bench.resolve import known_settings, own_evaluation
 from anomaly_bench.bench.spec import EvalSpec, RunSpec
 from anomaly_bench.bench.store import (
     RECORD,
@@ -112,15 +113,15 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         again: replace a record that is there.
 
     Raises:
-        UserError: data, weights or results folder cannot be used, or images or networks are too much for the memory;
-            nothing has been written.
-        RunFailedError: the training diverged or found too little memory, and a failure has been stored; or one of
-            several devices' processes was killed.
+        UserError: data, weights or results folder cannot be used; nothing has been written.
+        RunFailedError: the run diverged or found too little memory, and a failure has been stored; or one of several
+            devices' processes was killed.
     """
     load_method(spec.method).require()
     check_networks(spec)
     data = open_data(spec, places)
-    _decode(data, spec)
+    with _enough_memory(spec, store, _images_of(spec), "try a smaller image_size, or fewer by train_images"):
+        data.setup()
     devices = places.conduct.devices
     if devices > 1:
         check_devices(spec, data, devices)
@@ -129,7 +130,7 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
         name: network_evidence(spec, networks, role) for role, name in spec.protocol.weights_evidence.items()
     } | {"data": data.evidence()}
     give_memory_back()
-    with enough_memory(f"the networks of {spec.title}", "choose smaller ones"):
+    with _enough_memory(spec, store, "its networks", "try smaller ones"):
         method = build_method(spec, networks)
     student = sum(value.nbytes for value in method.student_state().values())
     # A checkpoint holds Adam's two moments too, and is still there when the finished run is written.
@@ -153,14 +154,21 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
     return record
 
 
-def _decode(data: AnomalyDataModule, spec: RunSpec) -> None:
-    """Both splits; raises UserError where they are too much."""
-    size = spec.protocol.image_size
-    with enough_memory(
-        f"the images of {spec.dataset}/{spec.category} at {size}x{size}",
-        "choose a smaller image_size, or fewer images by train_images and test_images",
-    ):
-        data.setup()
+def _images_of(spec: RunSpec) -> str:
+    return f"its images at {spec.protocol.image_size}x{spec.protocol.image_size}"
+
+
+@contextmanager
+def _enough_memory(spec: RunSpec, store: Store, what: str, remedy: str) -> Iterator[None]:
+    """For what another batch size would not change: raises RunFailedError, with the failure stored."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_for_memory(error):
+            raise
+        reason = f"out of memory for {what}"
+        store.write_failure(Failure(spec, reason))
+        raise RunFailedError(f"{spec.label} failed: {reason}.", remedy=f"{remedy}, by --set.") from error
 
 
 def prepare_share(
@@ -212,8 +220,17 @@ def _failed(spec: RunSpec, error: Exception, store: Store) -> RunFailedError:
         raise error
     reason = f"out of memory at batch size {spec.protocol.batch_size}" if memory else str(error)
     store.write_failure(Failure(spec, reason))
-    remedy = "try a smaller batch_size or image_size" if memory else "try a smaller lr, or precision=32-true"
-    return RunFailedError(f"{spec.label} failed: {reason}.", out_of_memory=memory, remedy=f"{remedy}, by --set.")
+    return RunFailedError(f"{spec.label} failed: {reason}.", out_of_memory=memory, remedy=_remedy(spec, memory=memory))
+
+
+def _remedy(spec: RunSpec, *, memory: bool) -> str:
+    """What of a run's settings may help; nothing of a method that has none of these."""
+    if memory:
+        return "try a smaller batch_size or image_size, by --set."
+    known = known_settings(load_method(spec.method))
+    rates = ["a smaller lr"] if "lr" in known else []
+    precision = ["precision=32-true"] if "precision" in known and spec.protocol.precision != "32-true" else []
+    return f"try {' or '.join([*rates, *precision])}, by --set." if rates or precision else ""
 
 
 def _write_run(folder: Path, record: Record, trained: TrainedRun, *, publishable: bool, keep: Keep) -> None:
@@ -238,7 +255,8 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
 
     Raises:
         UnfitRecordError: the maps are gone.
-        UserError: the data are not at hand, or too much for the memory.
+        UserError: the data are not at hand.
+        RunFailedError: there is too little memory.
     """
     path = store.folder(record.spec.run_id) / MAPS
     try:
@@ -250,8 +268,8 @@ def re_evaluate(record: Record, evaluation: EvalSpec, places: Places, store: Sto
             "train the run anew."
         ) from error
     data = open_data(record.spec, places)
-    _decode(data, record.spec)
-    with enough_memory(f"the evaluation of {record.spec.title}", "free some"):
+    with _enough_memory(record.spec, store, "another evaluation", "try a smaller sigma or mean_kernel"):
+        data.setup()
         new = evaluate_maps(record.spec, stage_maps, data, evaluation, weights_dir=places.weights_dir)
     own = evaluation == own_evaluation(record.spec.method)
     return store.add_evaluation(record, evaluation, new.as_json(), new.scores, own=own)

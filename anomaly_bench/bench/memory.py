@@ -7,13 +7,10 @@ import gc
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
-
-from anomaly_bench.errors import UserError
 
 # What PyTorch says without a GPU, and what CUDA and its libraries say by themselves: as a RuntimeError.
 NO_MEMORY = (
@@ -57,17 +54,6 @@ def keep_freed_memory() -> None:
 def is_for_memory(error: Exception) -> bool:
     """Whether it says that there was too little memory."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY)
-
-
-@contextmanager
-def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Raises UserError, `<what> do not fit in memory; <remedy>.`, where the block asks for more than there is."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_for_memory(error):
-            raise
-        raise UserError(f"{what} do not fit in memory; {remedy}.") from error
 
 
 def give_memory_back() -> None:

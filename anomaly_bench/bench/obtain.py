@@ -49,7 +49,7 @@ def obtain(
     Raises:
         ClaimedElsewhereError: another process is at it, and `wait` is false.
         UserError: the input cannot be used, or a stored record was made from other data or weights.
-        RunFailedError: the training diverged, now or, without `retry_failed`, before.
+        RunFailedError: the run diverged or found too little memory, now or, without `retry_failed`, before.
     """
     found = None if again else _found(spec, evaluation, places, store, replace_unfit=replace_unfit)
     if found is not None:

@@ -1,4 +1,4 @@
-"""What tables ask about methods and data sets, kept between calls of the command.
+"""What tables and lists ask about methods and data sets, kept between calls of the command.
 
 A method's options and a data set's revision are declared in their classes, and a class needs PyTorch and Lightning,
 whose import takes longer than to build every table. The answers depend on the question and on the code alone, so they

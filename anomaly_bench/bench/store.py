@@ -242,7 +242,7 @@ class Store:
             free = shutil.disk_usage(existing).free
         if free < needed:
             raise StoreError(
-                f"cannot write to the results folder {self.results} (a run takes {needed / 2**20:.1f} MiB, of which "
+                f"cannot write to the results folder {self.results} (a run takes {needed / 2**20:.1f} MiB, and "
                 f"{free / 2**20:.1f} are free); free some space or choose another --results."
             )
 

@@ -32,7 +32,8 @@ class Findings:
 class CategoryReport:
     """What one category's folder holds; `counts` is None where the category is not there, or cannot be read at all.
 
-    `verified` says whether the checksums are the official ones, None where there are none.
+    `verified` says whether the checksums are the official ones, None where there are none; `no_category` of a folder
+    among the categories why it is none.
     """
 
     category: str
@@ -43,6 +44,7 @@ class CategoryReport:
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    no_category: str | None = None
 
     @property
     def status(self) -> str:
@@ -53,7 +55,7 @@ class CategoryReport:
 
     def _counted(self) -> str:
         if self.counts is None:
-            return "unreadable" if self.problems else "no category" if self.notes else "not here"
+            return "unreadable" if self.problems else "no category" if self.no_category else "not here"
         if self.official is None:
             return "" if self.problems else "readable"
         unverified = ["UNVERIFIED"] if self.verified is False else []
@@ -102,13 +104,13 @@ def check_data_set(
     """
     names = dataset.category_names(data_root)
     reports = [_check_category(dataset, data_root, name, allow_unverified) for name in names]
-    for name, why in dataset.passed_over(data_root).items():
-        reports.append(CategoryReport(name, None, None, notes=[why]))
-    if all(report.status in ("not here", "no category") for report in reports):
+    passed_over = dataset.passed_over(data_root)
+    if all(report.status == "not here" for report in reports):
         if not names:
-            raise UserError(f"there is no category in {data_root}; correct --data-root.")
+            reasons = " ".join(passed_over.values())
+            raise UserError(reasons or f"there is no category in {data_root}; correct --data-root.")
         dataset.category_folder(data_root, names[0])  # says in the data set's own words where it belongs
-    return reports
+    return [*reports, *(CategoryReport(name, None, None, no_category=why) for name, why in passed_over.items())]
 
 
 def _check_category(
@@ -205,7 +207,9 @@ def report_lines(reports: list[CategoryReport]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     problems = _by_sentence([(report.category, problem) for report in reports for problem in report.problems])
+    others = [report.no_category for report in reports if report.no_category]
     notes = _by_sentence([(report.category, f"note: {note}") for report in reports for note in report.notes])
+    notes += [f"note: {sentence}" for sentence in others]
     return [*lines, *(["", *problems] if problems else []), *(["", *notes] if notes else [])]
 
 

@@ -186,6 +186,8 @@ def in_one_sentence(path: Path) -> Iterator[None]:
     """Turns whatever goes wrong with a file into a UserError that names it."""
     try:
         yield
+    except MemoryError:  # no fault of the file's
+        raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image; replace or remove it.") from error
     except Image.DecompressionBombError as error:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
 from anomaly_bench.tables.measures import RELATIVE
-from anomaly_bench.tables.printed import NOTHING
+from anomaly_bench.tables.parts import column_parts
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,12 @@ def lay_out(built: BuiltTable) -> Grid:
 
 def _parts(built: BuiltTable, index: int) -> list[tuple[str, Callable[[Cell, list[str]], str]]]:
     """The columns of text that one column of the table becomes: each a title, and what writes a cell of it."""
-    name = built.spec.columns[index].name
-    if not any(row[index].measurable for row in built.cells):
+    name, parts = built.spec.columns[index].name, column_parts(built, index)
+    if parts == ("printed",):
         return [(name, _printed)]
-    nothing_printed = all(row[index].printed is NOTHING for row in built.cells)
-    if nothing_printed or built.profile.dataset is not None or not built.spec.printed:  # nothing to stand beside
-        return [(f"{name}, measured", _measured)]
-    if built.spec.peers and built.spec.columns[index].peer:
-        return [(f"{name}, printed", _printed), (f"{name}, measured", _measured)]
-    return [(f"{name}, printed", _printed), (f"{name}, measured", _measured), ("difference", _difference)]
+    titles = {"printed": f"{name}, printed", "measured": f"{name}, measured", "difference": "difference"}
+    writers = {"printed": _printed, "measured": _measured, "difference": _difference}
+    return [(titles[part], writers[part]) for part in parts]
 
 
 def _printed(cell: Cell, footnotes: list[str]) -> str:

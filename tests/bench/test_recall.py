@@ -39,6 +39,14 @@ def build(results: Path, *options: str) -> tuple[bool, dict[str, bytes]]:
     return needed == "True", written
 
 
+def test_a_second_list_of_methods_is_the_first_and_needs_no_pytorch(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", BUILD, "list", "methods", "--cache-dir", str(tmp_path), "--results", str(tmp_path)]
+    calls = [subprocess.run(words, check=True, capture_output=True, text=True) for _ in range(2)]
+    assert [call.stderr.splitlines()[-1] for call in calls] == ["True", "False"]
+    assert calls[0].stdout == calls[1].stdout
+    assert "fmm_scsatt: " in calls[0].stdout
+
+
 def fill(results: Path) -> Path:
     """Runs of both profiles that differ in their options, one method with an evaluation of its own among them."""
     for profile, name in itertools.product(("paper", "lite"), ("variance_rd/fig4", "ast_mfr/fig6")):

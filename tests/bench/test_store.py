@@ -201,7 +201,7 @@ def test_a_record_that_is_a_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_run_that_would_not_fit_is_refused_before_it_is_trained(tmp_path: Path) -> None:
-    needed = r"a run takes 1099511627776\.0 MiB, of which \d+\.\d are free\); free some space"
+    needed = r"a run takes 1099511627776\.0 MiB, and \d+\.\d are free\); free some space"
     with pytest.raises(UserError, match=needed):
         Store(tmp_path).check_writable(1 << 60)
 

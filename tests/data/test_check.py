@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,13 +257,16 @@ def test_check_of_folders_names_those_that_are_no_category(tmp_path: Path) -> No
         ("thing", "readable", True),
         ("other", "no category", True),
     ]
-    assert reports[1].notes == [
-        f"{tmp_path / 'other'} has no folder train/good, it has train/ok; put its normal training images there."
-    ]
+    why = f"{tmp_path / 'other'} has no folder train/good, it has train/ok; put its normal training images there."
+    assert reports[1].no_category == why
+    assert report_lines(reports)[-1] == f"note: {why}"
     (tmp_path / "thing" / "train" / "good" / "000.png").write_text("no image")
     assert check_data_set(Folder, tmp_path)[0].status == "1 PROBLEM"
     with pytest.raises(UserError, match=r"thing is itself a category; pass --data-root"):
         check_data_set(Folder, tmp_path / "thing")
+    shutil.rmtree(tmp_path / "thing")
+    with pytest.raises(UserError, match=re.escape(why)):
+        check_data_set(Folder, tmp_path)
 
 
 def test_check_reports_a_link_that_leads_nowhere(tmp_path: Path) -> None:

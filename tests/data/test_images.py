@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import to_tensor
 
-from anomaly_bench.data.images import full_size, manifest_sha256, parallel, read_image, read_mask
+from anomaly_bench.data.images import full_size, in_one_sentence, manifest_sha256, parallel, read_image, read_mask
 from anomaly_bench.errors import UserError
 
 SIZES = [7, 16, 33]  # smaller than the file both ways, in between, larger both ways
@@ -176,3 +176,8 @@ def test_the_manifest_hash_is_that_of_the_sorted_lines_of_hash_and_name(tmp_path
     lines = [f"{hashlib.sha256(f'content of {name}'.encode()).hexdigest()}  name of {name}\n" for name in "abc"]
     expected = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert manifest_sha256(files) == manifest_sha256(files[::-1]) == expected
+
+
+def test_lack_of_memory_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError), in_one_sentence(tmp_path / "sound.png"):
+        raise MemoryError

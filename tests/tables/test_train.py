@@ -20,9 +20,10 @@ from anomaly_bench.bench.store import STANDS_IN, Failure, Record, RunFailedError
 from anomaly_bench.bench.texts import write_json
 from anomaly_bench.cli import main
 from anomaly_bench.errors import UserError
-from anomaly_bench.tables import train
+from anomaly_bench.tables import train, work_list
 from anomaly_bench.tables.plan import table_runs
 from anomaly_bench.tables.spec import load_table
+from anomaly_bench.tables.suite import how_long
 from tests.conftest import TINY, tiny_spec
 from tests.tables.made_store import made_record
 
@@ -54,7 +55,7 @@ def obtaining(monkeypatch: pytest.MonkeyPatch, errors: dict[str, Exception]) -> 
 
 def do(tmp_path: Path, *categories: str, halve_batch: bool = False) -> list[str]:
     job = Job(Places(tmp_path / "data", tmp_path), halve_batch=halve_batch)
-    return train.do_work(train.Work(to_do=planned(*categories)), job, HERE)
+    return train.do_work(work_list.Work(to_train=planned(*categories)), job, HERE)
 
 
 def test_a_bad_run_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +134,11 @@ def test_final_failures_are_left_alone_until_they_are_to_be_retried(data_root: P
     runs = table_runs(table, load_profile("smoke"), data_root)
     store.write_failure(Failure(runs[0].spec, "the loss is nan in epoch 2"))
     store.write_failure(Failure(runs[1].spec, "its process was killed by SIGKILL", final=False))
-    work = train.sort_work(runs, places, store, asked_for=False)
+    work = work_list.sort_work(runs, places, store, asked_for=False)
     assert [failure.spec for failure in work.failed] == [runs[0].spec]
     assert work.to_do == runs[1:]
-    assert "1 failed before (--retry-failed tries them again)" in train.describe(work)
-    again = train.sort_work(runs, places, store, asked_for=False, retry_failed=True)
+    assert "1 failed before (--retry-failed tries them again)" in work_list.describe(work)
+    again = work_list.sort_work(runs, places, store, asked_for=False, retry_failed=True)
     assert (again.failed, again.to_do) == ([], runs[:2])
 
 
@@ -146,21 +147,21 @@ def test_a_suite_refuses_what_was_made_from_other_data_and_replaces_it_where_tol
     runs = [PlannedRun(tiny_spec(category), own_evaluation("rd")) for category in ("brick", "coins")]
     moved = replace(places, data_root=places.results.parent / "data")
     shutil.copytree(places.data_root, moved.data_root)
-    assert train.do_work(train.Work(to_do=runs), Job(moved), HERE) == []
+    assert train.do_work(work_list.Work(to_train=runs), Job(moved), HERE) == []
     first = {run: store.load(run.spec.run_id) for run in runs}
     image = next((moved.data_root / "synthetic-v1" / "brick" / "train" / "good").iterdir())
     image.write_bytes(image.read_bytes() + b"\0")
 
     with pytest.raises(UserError, match="was made from other data than those at hand; use --again"):
-        train.sort_work(runs, moved, store, asked_for=True)
-    work = train.sort_work(runs, moved, store, asked_for=True, replace_unfit=True)
+        work_list.sort_work(runs, moved, store, asked_for=True)
+    work = work_list.sort_work(runs, moved, store, asked_for=True, replace_unfit=True)
     assert (work.to_do, work.done) == (runs[:1], runs[1:])
     assert train.do_work(work, Job(moved, replace_unfit=True), HERE) == []
     anew = {run: store.load(run.spec.run_id) for run in runs}
     assert isinstance(anew[runs[0]], Record)
     assert anew[runs[0]] != first[runs[0]]
     assert anew[runs[1]] == first[runs[1]]
-    assert train.sort_work(runs, moved, store, asked_for=True).done == runs
+    assert work_list.sort_work(runs, moved, store, asked_for=True).done == runs
 
 
 def test_a_run_whose_cells_show_half_its_batch_is_done_until_it_is_to_be_retried(
@@ -170,11 +171,11 @@ def test_a_run_whose_cells_show_half_its_batch_is_done_until_it_is_to_be_retried
     store, runs, places = Store(tmp_path), planned("carpet"), Places(tmp_path / "data", tmp_path)
     assert do(tmp_path, "carpet", halve_batch=True) == []
     store.write_failure(Failure(tried[0], "out of memory at batch size 16"))
-    work = train.sort_work(runs, places, store, asked_for=False)
+    work = work_list.sort_work(runs, places, store, asked_for=False)
     assert (work.done, work.failed) == (runs, [])
-    monkeypatch.setattr(train, "open_data", lambda *_: None)
-    monkeypatch.setattr(train, "has_weights", lambda *_, **__: True)
-    assert train.sort_work(runs, places, store, asked_for=False, retry_failed=True).to_do == runs
+    monkeypatch.setattr(work_list, "open_data", lambda *_: None)
+    monkeypatch.setattr(work_list, "has_weights", lambda *_, **__: True)
+    assert work_list.sort_work(runs, places, store, asked_for=False, retry_failed=True).to_do == runs
 
 
 def test_a_final_failure_of_another_suite_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,31 +203,29 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return asked
 
 
-def runs_of(data_root: Path, *teachers: str) -> list[PlannedRun]:
+def runs_of(*teachers: str) -> list[PlannedRun]:
     return [PlannedRun(tiny_spec("brick", teacher=teacher), own_evaluation("rd")) for teacher in teachers]
 
 
-def test_weights_that_nobody_has_end_a_suite_before_it_starts(
-    places: Places, no_hub: list[bool], capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs, store = runs_of(places.data_root, "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"), Store(places.results)
+def test_weights_that_nobody_has_end_a_suite_before_it_starts(places: Places, no_hub: list[bool]) -> None:
+    runs, store = runs_of("resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"), Store(places.results)
     with pytest.raises(UserError) as told:
-        train.sort_work(runs, places, store, asked_for=True)
+        work_list.sort_work(runs, places, store, asked_for=True)
     assert str(told.value) == (
         "no weights for resnet18.tv_in1k, wide_resnet50_2.tv_in1k, for 2 of the runs: connect to the Hugging Face hub "
         "once, or put a file named after each (resnet18*.safetensors or resnet18*.pth) into --weights-dir (make: "
         "WEIGHTS=FOLDER), or choose --profile smoke, which needs no file."
     )
     with pytest.raises(UserError, match=r"choose --profile lite, which needs resnet18\.tv_in1k alone\."):
-        train.sort_work(runs[1:], places, store, asked_for=True)
+        work_list.sort_work(runs[1:], places, store, asked_for=True)
     assert all(no_hub)
 
 
 def test_a_dry_run_fetches_nothing_and_says_what_would_be_fetched(places: Places, no_hub: list[bool]) -> None:
-    runs = runs_of(places.data_root, "resnet18.tv_in1k", "resnet18.random")
-    work = train.sort_work(runs, places, Store(places.results), asked_for=True, download=False)
+    runs = runs_of("resnet18.tv_in1k", "resnet18.random")
+    work = work_list.sort_work(runs, places, Store(places.results), asked_for=True, download=False)
     assert work.to_do == runs
-    assert "The weights of resnet18.tv_in1k are not here: they are fetched from the Hugg" in train.describe(work)
+    assert "The weights of resnet18.tv_in1k are not here: training will ask the Hugging" in work_list.describe(work)
     assert no_hub == [False]
 
 
@@ -245,3 +244,15 @@ def test_runs_whose_weights_are_here_are_trained_without_the_others(
     assert error.startswith("error: no weights for resnet34.tv_in1k, for 3 of the runs: connect to")
     rows = {row.split(" | ")[0]: row for row in said.out.splitlines()}
     assert ("(not run)" in rows["| 2: AST"], "(not run)" in rows["| 1: baseline"]) == (True, False)
+
+
+def test_another_evaluation_is_named_by_its_rule_and_takes_no_training(places: Places) -> None:
+    store, own = Store(places.results), own_evaluation("rd")
+    spec = tiny_spec("brick")
+    assert train.do_work(work_list.Work(to_train=[PlannedRun(spec, own)]), Job(places), HERE) == []
+    planned = [PlannedRun(spec, own), PlannedRun(spec, replace(own, sigma=2.0, image_score="mean"))]
+    work = work_list.sort_work(planned, places, store, asked_for=True)
+    assert (work.done, work.to_evaluate, work.to_train) == (planned[:1], planned[1:], [])
+    expected = f"{spec.title} [{spec.run_id}], evaluated from its kept maps with sigma=2.0 image_score=mean"
+    assert work_list.describe(work).splitlines()[1] == f"  to do: {expected}"
+    assert how_long(work.to_train, store) == ""

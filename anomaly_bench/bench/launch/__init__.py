@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from anomaly_bench.bench.launch.engine import Engine
 from anomaly_bench.bench.launch.work import Job
 from anomaly_bench.errors import UserError, nearest
 
-Launcher = Literal["local", "ray", "slurm"]
 LAUNCHERS = ("local", "ray", "slurm")
 
 

@@ -72,6 +72,8 @@ def heat_map_sheet(records: Sequence[Record], places: Places, store: Store, path
     if images < 2:
         raise UserError(f"a sheet shows an anomalous image and a good one; ask for 2 images or more, not {images}.")
     spec = _common_spec(records)
+    if not any((store.folder(record.spec.run_id) / MAPS).exists() for record in records):
+        return Sheet(None, dict.fromkeys(_labels(records), GONE))  # before anything is decoded
     data = open_data(spec, places)
     data.setup()
     shown = choose_images(data, images)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
+from anomaly_bench.tables.parts import column_parts
 from anomaly_bench.tables.report.markup import (
     Html,
     definitions,
@@ -21,8 +21,6 @@ from anomaly_bench.tables.report.markup import (
 )
 from anomaly_bench.tables.report.names import follows_paper, row_id, table_id, table_label
 from anomaly_bench.tables.report.provenance import provenance, shortfalls, signed, spread, verdict, why_not_compared
-
-Part = Literal["printed", "measured", "difference"]
 
 
 @dataclass
@@ -93,23 +91,11 @@ def _files(writings: Sequence[tuple[str, str]]) -> Html:
 
 def _quoted_switch(built: BuiltTable) -> Html:
     """Shows the columns that the paper prints and nobody measures here; CSS does it, no script."""
-    quoted = sum(_parts(built, column) == ("printed",) for column in range(len(built.spec.columns)))
+    quoted = sum(column_parts(built, column) == ("printed",) for column in range(len(built.spec.columns)))
     if not quoted:
         return Html()
     box = element("input", type="checkbox", class_="show-quoted")
     return element("label", box, f" show the columns that are only quoted ({quoted})")
-
-
-def _parts(built: BuiltTable, column: int) -> tuple[Part, ...]:
-    """The columns on the page that one column of the table becomes."""
-    if not any(row[column].measurable for row in built.cells):
-        return ("printed",)
-    return ("printed", "measured", "difference") if stands_beside_print(built) else ("measured",)
-
-
-def stands_beside_print(built: BuiltTable) -> bool:
-    """Whether a paper prints the table's numbers: none does where the YAML says so, or of stand-in data."""
-    return built.spec.printed and built.profile.dataset is None
 
 
 def _table(built: BuiltTable, notes: _Notes) -> Html:
@@ -126,7 +112,7 @@ def _head(built: BuiltTable) -> Iterator[Html]:
     second: list[Html] = []
     position = 1
     for index, column in enumerate(built.spec.columns):
-        parts, name = _parts(built, index), _named(built, index, column.name)
+        parts, name = column_parts(built, index), _named(built, index, column.name)
         if len(parts) == 1:
             kind = "quoted" if parts == ("printed",) else "measured"
             first.append(element("th", name, scope="col", rowspan=2, class_=kind, data_column=position))
@@ -153,7 +139,7 @@ def _row(built: BuiltTable, row: int, notes: _Notes) -> Iterator[Html]:
     for column, cell in enumerate(built.cells[row]):
         title = f"{built.spec.rows[row].name}, {built.spec.columns[column].name}"
         name = f"{row_id(built, row)}-{column + 1}"
-        for part in (parts := _parts(built, column)):
+        for part in (parts := column_parts(built, column)):
             if part == "printed":
                 yield _printed(cell, notes, quoted=len(parts) == 1)
             elif part == "measured":

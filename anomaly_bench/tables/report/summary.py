@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from anomaly_bench.bench.profiles import Profile
 from anomaly_bench.tables.build import BuiltTable, Cell
 from anomaly_bench.tables.header import header_lines
-from anomaly_bench.tables.report.article import stands_beside_print, status
+from anomaly_bench.tables.parts import stands_beside_print
+from anomaly_bench.tables.report.article import status
 from anomaly_bench.tables.report.markup import Html, element, fold, fragment, items, number_cell, plain_table
 from anomaly_bench.tables.report.names import (
     by_paper,

@@ -231,8 +231,13 @@ def test_what_cannot_be_drawn_is_refused(trained: tuple[list[Record], Places], t
     store = Store(places.results)
     with pytest.raises(UserError, match="ask for 2 images or more, not 1"):
         heat_map_sheet(records, places, store, path, images=1)
+    clone, bottle = Places(tmp_path, tmp_path), made_record("bottle")
+    assert heat_map_sheet([bottle], clone, Store(tmp_path), path) == Sheet(None, {"rd": GONE}), "whatever the data"
+    folder = Store(tmp_path).folder(bottle.spec.run_id)
+    folder.mkdir(parents=True)
+    (folder / "maps.npz").touch()
     with pytest.raises(UserError, match="no MVTec AD in"):
-        heat_map_sheet([made_record("bottle")], Places(tmp_path, tmp_path), store, path)
+        heat_map_sheet([bottle], clone, Store(tmp_path), path)
     with pytest.raises(ValueError, match="of one category, seed and image size"):
         heat_map_sheet([*records, made_record("bottle")], places, store, path)
     (tmp_path / "file").touch()
