@@ -115,6 +115,8 @@ def _train(arguments: Namespace, runs: Sequence[PlannedRun], places: Places, sto
     retry, again = arguments.retry_failed, arguments.again
     asked_for = arguments.categories is not None
     slurm = parse_settings([setting for group in arguments.slurm for setting in group], option="--slurm")
+    if slurm and arguments.launcher != "slurm":
+        raise UserError("--slurm needs --launcher slurm.")
     workers = Workers(arguments.launcher, arguments.workers, slurm)
     work = sort_work(runs, places, store, asked_for=asked_for, retry_failed=retry, replace_unfit=again,
                      download=not arguments.dry_run)  # fmt: skip

@@ -39,7 +39,7 @@ def colour_limits(predictor: Predictor, store: Store) -> Limits:
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{path} is gone or broken, and the overlays' colours come from it; use --no-overlays, or train the run "
-            "anew with --again."
+            "anew by `run --again`."
         ) from error
     maps = fuse_maps(stage_maps, predictor.image_size, predictor.evaluation)
     low, high = float(np.percentile(maps, LOW_PERCENTILE)), float(maps.max())

@@ -61,13 +61,16 @@ def find_images(named: Sequence[Path], out: Path) -> list[ImageFile]:
         UserError: something named does not exist, or a folder holds no image.
     """
     found: dict[Path, ImageFile] = {}
+    overlays = (out / OVERLAYS).resolve()  # whatever way either is spelled
     for path in named:
         if not path.exists():
             raise UserError(f"{path} does not exist; correct the path.")
         files = [ImageFile(path, PurePath(path.name))]
         if path.is_dir():
             files = [ImageFile(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if _is_image(file)]
-            files = [file for file in files if out / OVERLAYS not in file.path.parents and MASKS not in file.name.parts]
+            files = [
+                file for file in files if overlays not in file.path.resolve().parents and MASKS not in file.name.parts
+            ]
             if not files:
                 kinds = ", ".join(IMAGE_SUFFIXES)
                 raise UserError(f"there is no image ({kinds}) in {path} beside masks of {MASKS}; correct the path.")
@@ -187,7 +190,7 @@ def _start_over(out: Path) -> None:
         overlays = []
     try:
         for path in (earlier, *overlays):
-            if path == earlier or (out / OVERLAYS in path.parents and ".." not in path.parts):
+            if path == earlier or (out / OVERLAYS in path.parents and ".." not in path.parts and path.is_file()):
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(earlier, error) from error

@@ -201,8 +201,9 @@ def require_weights(name: str, weights_dir: Path | None, role: str = "teacher") 
         return None
     found = find_weights(name, weights_dir, download=True)
     if found is None:
+        hub = "" if architecture == CAFFE else "connect to the Hugging Face hub once, or "  # which does not have it
         raise UserError(
-            f"no weights for {role} '{name}': connect to the Hugging Face hub once, or put a file named "
+            f"no weights for {role} '{name}': {hub}put a file named "
             f"{architecture}*.safetensors or {architecture}*.pth into --weights-dir, or choose another {role} with "
             f"--set {role}=NAME ({WHEEL_ARCHITECTURE} needs no download; {architecture}.{RANDOM} is untrained)."
         )

@@ -207,3 +207,8 @@ def test_a_run_of_a_method_that_is_gone_is_listed_among_the_others(tmp_path: Pat
     shown = {line.partition("  ")[0]: line for line in lines("runs", Store(tmp_path))}
     assert shown[gone.spec.run_id].endswith("  [a method that is not here any more]")
     assert shown[record.spec.run_id].endswith(f"  [{RESNET18}]")
+
+
+def test_a_limit_that_is_not_reached_makes_no_subset() -> None:
+    record = made_record("bottle", train_images=209, test_images=1000)
+    assert caveats(record, record.evaluation) == [RESNET18]

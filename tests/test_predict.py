@@ -184,6 +184,9 @@ def test_overlays_of_an_earlier_call_are_no_images(photos: Path) -> None:
     shutil.copy(photos / "a.png", photos / "overlays" / "a.png")
     assert [image.path.name for image in find_images([photos], photos)] == ["a.jpg", "a.png", "ü.bmp"]
     assert len(find_images([photos], photos.parent / "out")) == 4
+    linked = photos.parent / "linked"
+    linked.symlink_to(photos)
+    assert len(find_images([linked], photos)) == len(find_images([photos], linked)) == 3, "however it is spelled"
 
 
 def test_an_overlay_is_the_image_and_beside_it_the_same_where_nothing_is_anomalous() -> None:

@@ -30,11 +30,19 @@ def _networks(record: Record) -> list[str]:
     return found
 
 
+def subset(record: Record) -> str:
+    """How many of the images were used, in words; empty where all were."""
+    counts = record.evidence["data"]["counts"]
+    there = {"training": counts["train"], "test": counts["test_good"] + counts["test_defective"]}
+    asked = {"training": record.spec.train_images, "test": record.spec.test_images}
+    kept = {kind: count for kind, count in asked.items() if count is not None and count < there[kind]}
+    parts = [f"{kept.get(kind, 'all')} {kind}" for kind in asked]
+    return f"a SUBSET of {' and '.join(parts)} images" if kept else ""
+
+
 def _images(record: Record) -> list[str]:
-    spec, data = record.spec, record.evidence["data"]
-    found = []
-    if (spec.train_images, spec.test_images) != (None, None):
-        found.append(f"a SUBSET of {spec.train_images or 'all'} training and {spec.test_images or 'all'} test images")
+    data = record.evidence["data"]
+    found = [text for text in [subset(record)] if text]
     if data["complete"] is False:
         found.append("INCOMPLETE data")
     if data.get("verified") is False:  # records from before there were checksums to compare have no such entry

@@ -19,7 +19,7 @@ from anomaly_bench.bench.cost import provenance
 from anomaly_bench.bench.devices import Group, LostDeviceError, Work, check_devices
 from anomaly_bench.bench.evaluate import evaluate_maps
 from anomaly_bench.bench.foreground import require_sam
-from anomaly_bench.bench.memory import give_memory_back, is_for_memory
+from anomaly_bench.bench.memory import free_memory, give_memory_back, is_for_memory
 from anomaly_bench.bench.places import Keep, Places
 from anomaly_bench.bench.progress import TrainingDivergedError
 from anomaly_bench.bench.resolve import known_settings, own_evaluation
@@ -121,6 +121,9 @@ def execute(spec: RunSpec, places: Places, store: Store, *, again: bool = False)
     check_networks(spec)
     data = open_data(spec, places)
     with _enough_memory(spec, store, _images_of(spec), "try a smaller image_size, or fewer by train_images"):
+        # Linux lends memory that it does not have, and kills who uses it.
+        if data.decoded_bytes() > free_memory(torch.device("cpu")):
+            raise MemoryError
         data.setup()
     devices = places.conduct.devices
     if devices > 1:

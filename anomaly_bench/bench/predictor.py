@@ -105,7 +105,7 @@ def find_run(store: Store, prefix: str) -> Record:
     if isinstance(entry, Record):
         return entry
     if isinstance(entry, Failure):
-        raise UserError(f"run {found[0]} failed ({entry.reason}); choose another, or train it anew with --again.")
+        raise UserError(f"run {found[0]} failed ({entry.reason}); choose another, or train it anew by `run --again`.")
     raise UserError(store.complaints[-1] if store.complaints else f"{store.folder(found[0])} holds no record.")
 
 
@@ -129,7 +129,7 @@ def load_predictor(record: Record, places: Places, *, device: str | None = None)
     # A student of its own begins untrained: all its weights are in the checkpoint.
     method = build_method(spec, {"teacher": _own_teacher(record, places.weights_dir), "student": None})
     if state.keys() != method.student_state().keys():
-        raise UserError(f"the checkpoint of run {spec.run_id} is of another network; train the run anew with --again.")
+        raise UserError(f"the checkpoint of run {spec.run_id} is of another network; train it anew by `run --again`.")
     method.load_state_dict(state, strict=False)  # the teacher's part is in its own file
     found = device or ("cuda" if torch.cuda.is_available() else "cpu")
     method.to(found, memory_format=torch.channels_last).eval()
@@ -161,12 +161,12 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise UserError(
             f"{path} is not there (checkpoints are kept out of git, and --keep may leave them out); train the run anew "
-            "with --again."
+            "by `run --again`."
         )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); train the run anew with --again.") from error
+        raise UserError(f"{path} cannot be read ({error}); train the run anew by `run --again`.") from error
 
 
 def check_rate(false_positive_rate: float) -> None:

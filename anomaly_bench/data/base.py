@@ -225,6 +225,12 @@ class AnomalyDataModule(lightning.LightningDataModule):
             "resized": sizes != [official.image_size] if official else None,
         }
 
+    def decoded_bytes(self) -> int:
+        """What the images and masks that `setup` reads take, decoded."""
+        train = spaced(self.samples["train"], self.kept["train"])
+        test = stratified(self.samples["test"], self.kept["test"])
+        return self.image_size**2 * (3 * len(train) + (4 if self.has_masks else 3) * len(test))
+
     def setup(self, stage: str | None = None) -> None:
         """Decode both splits once, on all cores, or take them from the cache; every later call is free.
 

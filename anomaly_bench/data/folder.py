@@ -43,7 +43,8 @@ class Folder(AnomalyDataModule):
     def check_category(cls, data_root: Path, category: str) -> None:
         """Raise UserError when there is no such category; says how a folder that is there misses the layout."""
         names = cls.category_names(data_root)
-        if category not in names and is_folder(data_root / category):
+        one_name = category not in ("", ".", "..") and Path(category).name == category
+        if one_name and category not in names and is_folder(data_root / category):
             raise UserError(_misses(data_root / category))
         super().check_category(data_root, category)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from anomaly_bench.errors import UserError
 
-LARGEST_SIZE = 16384  # pixels a side; a network's first layer alone then wants gigabytes for one image
+LARGEST_SIZE = 4096  # pixels a side; a network then wants gigabytes for a single image
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from anomaly_bench.bench.caveats import subset
 from anomaly_bench.bench.resolve import SAME, own_protocol
 from anomaly_bench.bench.store import Record
 from anomaly_bench.metrics import METRICS_REVISION
@@ -98,9 +99,8 @@ def _training(record: Record) -> str:
         text = f"{name.replace('_', ' ')} {value}"
         parts.append(text if value == stated else f"{text} (protocol: {stated})")
     parts[-1] += " (no paper states one)"
-    subset = (record.spec.train_images, record.spec.test_images)
-    if subset != (None, None):
-        parts.append(f"a SUBSET of {subset[0] or 'all'} training and {subset[1] or 'all'} test images")
+    if part := subset(record):
+        parts.append(part)
     return f"{record.spec.method}: {', '.join(parts)}"
 
 

@@ -80,7 +80,7 @@ def table_runs(
         seeds: only these, or the profile's where None.
 
     Raises:
-        UserError: a category that the table does not have.
+        UserError: a category that the table does not have, or any where the profile leaves nothing of the table.
     """
     asked = [table.query(row, column) for row in table.rows for column in table.columns]
     queries = dict.fromkeys(part for query in asked for part in (query, query.partner) if part and part.measurable)
@@ -89,6 +89,8 @@ def table_runs(
         with suppress(LeftOutError):
             runs.update(dict.fromkeys(cell_runs(query, profile, data_root, table=table.name, seed=seed)))
     known = {run.spec.category for run in runs}
+    if categories and not known:
+        raise UserError(f"profile {profile.name} trains nothing for {table.name}; choose another --profile.")
     for category in categories or ():
         if category not in known:
             raise UserError(f"{table.name} has no category '{category}'{nearest(category, known)}")

@@ -168,11 +168,11 @@ def explain_missing_weights(work: Work) -> str:
     """Which weights cannot be had, and what to do; one sentence for all runs that lack them."""
     names = sorted(work.missing_networks)
     file = names[0].partition(".")[0]
-    smaller = "smoke, which needs no file" if LITE_TEACHER in names else f"lite, which needs {LITE_TEACHER} alone"
+    smaller = "smoke needs no file" if LITE_TEACHER in names else f"lite needs {LITE_TEACHER} alone, for fewer rows"
     return (
         f"no weights for {', '.join(names)}, for {_trainings(work.without_weights)} of the runs: connect to the "
         f"Hugging Face hub once, or put a file named after each ({file}*.safetensors or {file}*.pth) into "
-        f"--weights-dir (make: WEIGHTS=FOLDER), or choose --profile {smaller}."
+        f"--weights-dir (make: WEIGHTS=FOLDER), or choose another --profile ({smaller})."
     )
 
 

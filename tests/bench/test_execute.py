@@ -217,6 +217,7 @@ def test_a_diverged_run_is_a_failure_with_its_reason_and_says_what_may_help(
 @pytest.mark.parametrize(
     ("where", "name", "reason"),
     [
+        (AnomalyDataModule, "decoded_bytes", "its images at 64x64; try a smaller image_size, or fewer by train_images"),
         (AnomalyDataModule, "setup", "its images at 64x64; try a smaller image_size, or fewer by train_images"),
         (execute_module, "build_method", "its networks; try smaller ones"),
     ],
@@ -225,7 +226,9 @@ def test_what_does_not_fit_in_memory_is_a_failure_with_its_reason(
     where: Any, name: str, reason: str, places: Places, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def too_much(*_: object, **__: object) -> None:
+    def too_much(*_: object, **__: object) -> int:
+        if name == "decoded_bytes":
+            return 1 << 60
         raise MemoryError
 
     monkeypatch.setattr(where, name, too_much)

@@ -113,8 +113,8 @@ def another_teacher(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (cut_the_checkpoint, r"student.safetensors cannot be read .*; train the run anew with --again"),
-        (remove_the_checkpoint, r"student.safetensors is not there .*; train the run anew with --again"),
+        (cut_the_checkpoint, r"student.safetensors cannot be read .*; train the run anew by `run --again`"),
+        (remove_the_checkpoint, r"student.safetensors is not there .*; train the run anew by `run --again`"),
         (another_teacher, r"is not the teacher that run \w+ was trained with; put .* of SHA-256 0000000000000000"),
     ],
 )

@@ -245,7 +245,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("dlkd", {"patches": "squares"}, "patches must be one of grid, channels, none, not 'squares'."),
     ("rd", {"sigma": 1001}, "sigma must be 0 to 1000 pixels, not 1001."),
     ("rd", {"mean_kernel": 1001}, "mean_kernel must be odd, at least 1 and below 1000 pixels, not 1001."),
-    ("rd", {"image_size": 16416}, "image_size must be 32 to 16384 pixels, not 16416."),
+    ("rd", {"image_size": 4128}, "image_size must be 32 to 4096 pixels, not 4128."),
     ("rd", {"mean_kernel": 4}, "mean_kernel must be odd, at least 1 and below 1000 pixels, not 4."),
     ("rd", {"background": "grab_cut"},
      "background must be one of none, otsu, border, grabcut, sam, not 'grab_cut'."),

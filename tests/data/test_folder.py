@@ -102,6 +102,8 @@ def test_a_folder_in_another_layout_is_told_what_it_lacks(tmp_path: Path) -> Non
     write_category(tmp_path / "bolts")
     with pytest.raises(UserError, match="screws has no folder train/good, it has train/ok; put its normal training"):
         Folder(tmp_path, "screws")
+    with pytest.raises(UserError, match="unknown category 'bolts/'; did you mean 'bolts'"):
+        Folder.check_category(tmp_path, "bolts/")
     with pytest.raises(UserError, match="nuts has no folder train/good, nor has it any other below train; put its"):
         Folder(tmp_path, "nuts")
     with pytest.raises(

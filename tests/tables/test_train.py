@@ -214,9 +214,9 @@ def test_weights_that_nobody_has_end_a_suite_before_it_starts(places: Places, no
     assert str(told.value) == (
         "no weights for resnet18.tv_in1k, wide_resnet50_2.tv_in1k, for 2 of the runs: connect to the Hugging Face hub "
         "once, or put a file named after each (resnet18*.safetensors or resnet18*.pth) into --weights-dir (make: "
-        "WEIGHTS=FOLDER), or choose --profile smoke, which needs no file."
+        "WEIGHTS=FOLDER), or choose another --profile (smoke needs no file)."
     )
-    with pytest.raises(UserError, match=r"choose --profile lite, which needs resnet18\.tv_in1k alone\."):
+    with pytest.raises(UserError, match=r"profile \(lite needs resnet18\.tv_in1k alone, for fewer rows\)\."):
         work_list.sort_work(runs[1:], places, store, asked_for=True)
     assert all(no_hub)
 
